@@ -1,0 +1,15 @@
+"""Conv-TasNet speech denoising from scratch: every forward and every backward pass by hand.
+
+    config = Config.preset("small")
+    model = ConvTasNet(config)
+    speech, noise = model.forward(mixture)[0]
+
+The reading order is in README.md; `tasnet_np.ops` is where the mathematics is.
+"""
+
+from tasnet_np.checkpoint import load, save
+from tasnet_np.files import UserError
+from tasnet_np.layers import NegativeSISNR
+from tasnet_np.model import Config, ConvTasNet
+
+__all__ = ["Config", "ConvTasNet", "NegativeSISNR", "UserError", "load", "save"]

@@ -1,0 +1,271 @@
+"""Audio files, sample rates and levels. Samples are float32 with time last: (channels, n)."""
+
+import io
+import numbers
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile as sf
+from scipy.signal import resample_poly
+
+from tasnet_np.files import UserError, atomic_path
+
+FORMATS = {  # suffix: how `write` encodes it; `read` goes by the contents
+    ".wav": ("WAV", "PCM_16"),
+    ".flac": ("FLAC", "PCM_16"),
+    ".ogg": ("OGG", "VORBIS"),
+    ".oga": ("OGG", "VORBIS"),
+    ".opus": ("OGG", "OPUS"),
+    ".aif": ("AIFF", "PCM_16"),
+    ".aiff": ("AIFF", "PCM_16"),
+    ".mp3": ("MP3", "MPEG_LAYER_III"),
+}
+FORMATS = {suffix: how for suffix, how in FORMATS.items() if how[0] in sf.available_formats()}
+
+UNLIMITED = ("FLOAT", "DOUBLE", "VORBIS", "OPUS", "MPEG_LAYER_III")  # subtypes that can exceed 1
+BLOCK = 1 << 16  # frames per call: libsndfile crashes on minutes of Vorbis written at once
+STREAMED = 0x7FFFF000  # chunk sizes from here up are place-holders, written into pipes
+UNKNOWN_LENGTH = (1 << 63) - 1  # libsndfile's frame count where the header gives none
+
+
+@dataclass(frozen=True)
+class Recording:
+    """The contents of an audio file, and what is needed to write another one like it."""
+
+    samples: np.ndarray  # (channels, n) float32, full scale is 1
+    rate: int  # samples per second
+    format: str  # in libsndfile's words: "WAV", "FLAC", "OGG", ...
+    subtype: str  # "PCM_16", "FLOAT", "VORBIS", ...
+    path: Path
+
+
+def read(path):
+    """Read a whole audio file of any format that libsndfile knows.
+
+    Parameters
+    ----------
+    path : str or Path
+
+    Returns
+    -------
+    Recording
+
+    Raises
+    ------
+    UserError
+        The file is missing, not readable, not audio, has no samples, has NaN or infinite samples,
+        has a sample rate of 0, or is shorter than its header says (WAV, AIFF, FLAC and MP3; an Ogg
+        header gives no length).
+    """
+    path = Path(path)
+    try:
+        _check_header(path)
+        with sf.SoundFile(path) as file:
+            blocks = []
+            while len(block := file.read(BLOCK, "float32", always_2d=True)):  # (frames, channels)
+                blocks.append(block)
+            promised, rate = file.frames, file.samplerate
+            format, subtype = file.format, file.subtype
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    except (sf.SoundFileError, TypeError) as error:  # TypeError: a suffix of headerless files
+        reason = getattr(error, "error_string", error)
+        raise UserError(f"{path}: not readable as audio ({reason}); convert it to WAV") from error
+
+    frames = sum(len(block) for block in blocks)
+    if frames == 0:
+        raise UserError(f"{path}: holds 0 samples; record or export it again")
+    if frames < promised:
+        raise UserError(f"{path}: is truncated ({frames} of {promised} samples); copy it again")
+    samples = np.ascontiguousarray(np.concatenate(blocks).T)  # (channels, n)
+    _check_finite(path, samples)
+    return Recording(samples, rate, format, subtype, path)
+
+
+def _check_header(path):
+    """Refuse what libsndfile would mend silently or not explain: a wrong length, a rate of 0."""
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: is not a file; give the path of an audio file")
+    with open(path, "rb") as file:
+        end = os.fstat(file.fileno()).st_size
+        if end == 0:
+            raise UserError(f"{path}: is empty (0 bytes); copy or download it again")
+        layouts = {b"RIFF": ("little", b"data"), b"FORM": ("big", b"SSND")}  # WAV, AIFF
+        order, audio = layouts.get(file.read(12)[:4], (None, None))
+        while order and len(header := file.read(8)) == 8:  # one chunk: name, size, contents
+            name, size, start = header[:4], int.from_bytes(header[4:], order), file.tell()
+            if name == b"fmt " and file.read(8)[4:] == bytes(4):
+                raise UserError(f"{path}: has a sample rate of 0; export it again")
+            if name == audio:
+                if end - start < size < STREAMED:
+                    found = f"{end - start} of {size} bytes of samples"
+                    raise UserError(f"{path}: is truncated ({found}); copy it again")
+                return
+            file.seek(start + size + size % 2)  # chunks start at even places
+
+
+def seconds(path):
+    """Length of an audio file in seconds by its header alone; 0 where that cannot be told."""
+    try:
+        info = sf.info(path)
+    except (sf.SoundFileError, TypeError):
+        return 0.0
+    return 0.0 if info.frames == UNKNOWN_LENGTH else info.frames / info.samplerate
+
+
+def write(path, samples, rate, *, format=None, subtype=None):
+    """Write an audio file, whole or not at all.
+
+    Parameters
+    ----------
+    path : str or Path
+    samples : ndarray, shape (channels, n) or (n,), float32 or float64
+        Full scale is 1. Only the subtypes in ``UNLIMITED`` can hold more.
+    rate : int
+        Samples per second.
+    format, subtype : str, optional
+        In libsndfile's words, as in `Recording`. By default the path's suffix decides.
+
+    Raises
+    ------
+    UserError
+        The samples have a wrong shape or dtype, are not finite or would clip, the format cannot
+        hold them, the rate is not above 0, or the file cannot be written.
+    """
+    path = Path(path)
+    format, subtype = _encoding(path, format, subtype)
+    samples = np.asarray(samples)
+    _check_samples(path, samples, subtype)
+    _check_rate(path, rate)
+    frames = np.atleast_2d(samples).T  # (n, channels)
+
+    encoded = io.BytesIO()  # in memory: no file appears before all is well
+    try:
+        with sf.SoundFile(encoded, "w", rate, frames.shape[1], subtype, format=format) as file:
+            for start in range(0, len(frames), BLOCK):
+                file.write(frames[start : start + BLOCK])
+    except (sf.SoundFileError, ValueError) as error:
+        what = f"{frames.shape[1]} channels at {rate} Hz do not fit {format} {subtype}"
+        raise UserError(f"{path}: {what} ({error}); write a WAV file") from error
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(encoded.getbuffer())
+
+
+def _encoding(path, format, subtype):
+    """Format and subtype to write: those asked for, else those that the suffix stands for."""
+    if format is not None:
+        if format not in sf.available_formats():
+            raise UserError(f"{path}: format {format!r} is not known; try WAV, FLAC or OGG")
+        return format, subtype or sf.default_subtype(format)
+    if path.suffix.lower() not in FORMATS:
+        raise UserError(f"{path}: suffix {path.suffix!r} is not one of {', '.join(FORMATS)}")
+    format, default = FORMATS[path.suffix.lower()]
+    return format, subtype or default
+
+
+def _check_samples(path, samples, subtype):
+    """Refuse arrays that an audio file of this subtype cannot hold as they are."""
+    if samples.dtype not in (np.float32, np.float64):
+        raise UserError(f"{path}: samples are {samples.dtype}; convert to float32 between -1 and 1")
+    if samples.ndim not in (1, 2) or samples.size == 0:
+        raise UserError(f"{path}: samples have shape {samples.shape}; give (channels, n) or (n,)")
+    _check_finite(path, samples)
+    peak = np.abs(samples).max()
+    if peak > 1 and subtype not in UNLIMITED:
+        raise UserError(f"{path}: peak {peak:.4g} clips in {subtype}; scale to 1 or write FLOAT")
+    if subtype == "VORBIS" and samples.ndim == 2 and len(samples) > 255:  # libsndfile crashes
+        raise UserError(f"{path}: {len(samples)} channels; Vorbis holds 255, write a WAV file")
+
+
+def _check_finite(path, samples):
+    bad = samples.size - np.count_nonzero(np.isfinite(samples))
+    if bad:
+        raise UserError(f"{path}: {bad} of {samples.size} samples are NaN or infinite; mend them")
+
+
+def _check_rate(name, rate):
+    if not isinstance(rate, numbers.Integral) or rate < 1:
+        raise UserError(f"{name}: sample rate {rate}; give a whole number of hertz above 0")
+
+
+def resample(samples, rate_in, rate_out):
+    """Change the sample rate along the last axis.
+
+    A polyphase low-pass filter (scipy.signal.resample_poly) removes what lies above the lower of
+    the two Nyquist frequencies.
+
+    Parameters
+    ----------
+    samples : ndarray, shape (..., n)
+    rate_in, rate_out : int
+        Hz.
+
+    Returns
+    -------
+    ndarray, shape (..., ceil(n * rate_out / rate_in)), of the same dtype
+        The input itself where the rates are equal.
+
+    Raises
+    ------
+    UserError
+        A rate is not a whole number above 0.
+    """
+    _check_rate("rate_in", rate_in)
+    _check_rate("rate_out", rate_out)
+    if rate_in == rate_out:
+        return samples
+    return resample_poly(samples, rate_out, rate_in, axis=-1)
+
+
+def rms_db(samples):
+    """Root mean square of all samples in dB re full scale (dBFS); -inf for silence."""
+    power = np.mean(np.square(samples, dtype=np.float64))
+    return float(10 * np.log10(power)) if power > 0 else -np.inf
+
+
+def at_level(samples, level_db):
+    """Samples scaled so that ``rms_db(samples)`` is ``level_db``; silence is returned unchanged."""
+    if not np.any(samples):
+        return samples
+    gain = 10 ** ((level_db - rms_db(samples)) / 20)  # beyond float32 for very quiet samples
+    return np.multiply(samples, gain, dtype=np.float64).astype(samples.dtype)
+
+
+def find_audio(folder):
+    """List the files below a folder, by suffix.
+
+    Hidden files and folders are left out; links to folders are not followed.
+
+    Parameters
+    ----------
+    folder : str or Path
+
+    Returns
+    -------
+    audio_paths, other_paths : list of Path
+        Sorted. Those with a suffix of ``FORMATS``, and the rest.
+
+    Raises
+    ------
+    UserError
+        The folder is missing, is not a folder, cannot be listed, or has no audio files.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        found = "is not a folder" if folder.exists() else "does not exist"
+        raise UserError(f"{folder}: {found}; give a folder of audio files")
+
+    def refuse(error):
+        raise UserError(f"{error.filename}: cannot be listed ({error.strerror}); check permissions")
+
+    paths = []
+    for parent, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        paths += [Path(parent, name) for name in names if not name.startswith(".")]
+    audio = sorted(path for path in paths if path.suffix.lower() in FORMATS)
+    others = sorted(path for path in paths if path.suffix.lower() not in FORMATS)
+    if not audio:
+        raise UserError(f"{folder}: no audio in {len(paths)} files; add {', '.join(FORMATS)}")
+    return audio, others

@@ -1,0 +1,101 @@
+"""Where arrays live and how kernels run on them: the only file that knows.
+
+A CPU kernel here is a plain Numba function that works on ONE sample of the batch. It releases the
+GIL, so Python's own threads run one sample each; BLAS is held to one thread meanwhile, because two
+thread pools on the same cores wait for each other. Two consequences a reader can rely on:
+
+* a kernel has no batch loop and no races to think about: each call owns what it writes;
+* parameter gradients are written per sample and summed in the order of the samples, so the bits of a
+  result do not depend on the number of threads.
+"""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+
+import numba
+import numpy as np
+from threadpoolctl import ThreadpoolController
+
+# 'reassoc' and 'contract' let sums run in vector registers. Unlike fastmath=True they keep NaN and Inf.
+cpu_kernel = numba.njit(
+    cache=True, nogil=True, fastmath={"reassoc", "contract"}, error_model="numpy"
+)
+
+_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def get_threads():
+    """The number of samples worked on at the same time."""
+    return _threads
+
+
+def set_threads(count):
+    """Work on `count` samples at the same time (at least 1)."""
+    global _threads
+    if count < 1:
+        raise ValueError(f"the number of threads must be at least 1, not {count}")
+    _threads = int(count)
+
+
+@cache
+def _pool(count):
+    return ThreadPoolExecutor(count, thread_name_prefix="tasnet_np")
+
+
+@cache
+def _blas():
+    return ThreadpoolController().select(user_api="blas")
+
+
+def over_samples(kernel, per_sample, shared=()):
+    """Call `kernel(*(a[i] for a in per_sample), *shared)` for every sample i, in parallel.
+
+    Parameters
+    ----------
+    kernel : function of one sample; writes only into its own slices
+    per_sample : arrays whose first axis is the batch, outputs first
+    shared : what every sample gets alike (parameters, sizes); only read
+    """
+
+    def one(i):
+        kernel(*(array[i] for array in per_sample), *shared)
+
+    batch = len(per_sample[0])
+    workers = min(batch, _threads)
+    with _blas().limit(limits=1):
+        if workers == 1:
+            for i in range(batch):
+                one(i)
+        else:
+            list(_pool(workers).map(one, range(batch)))
+
+
+def sizes(letters, **arrays):
+    """Check the shapes and dtypes of an op's arrays and return the sizes asked for.
+
+    `B, C, T, K = sizes("B C T K", x=(x, "B C T"), w=(w, "C K"))`: the same letter means the same
+    size everywhere, "1" means size one. A compiled kernel does not check its bounds, so this does.
+
+    Raises
+    ------
+    ValueError : wrong number of axes, sizes that do not agree, an empty axis
+    TypeError : a dtype that is not float32 or float64, or two different ones
+    """
+    found = {"1": 1}
+    dtype = None
+    for name, (array, shape) in arrays.items():
+        if not isinstance(array, np.ndarray) or array.dtype not in (np.float32, np.float64):
+            kind = getattr(array, "dtype", type(array).__name__)
+            raise TypeError(f"{name} must be a float32 or float64 array, not {kind}")
+        dtype = dtype or array.dtype
+        if array.dtype != dtype:
+            raise TypeError(f"{name} is {array.dtype} but the arrays before it are {dtype}")
+        axes = shape.split()
+        if array.ndim != len(axes):
+            raise ValueError(f"{name} must have the axes ({shape}), not the shape {array.shape}")
+        for letter, size in zip(axes, array.shape):
+            if size < 1 or found.setdefault(letter, size) != size:
+                expected = f"{letter} = {found[letter]}" if size else "no empty axis"
+                raise ValueError(f"{name} {array.shape} must be ({shape}) with {expected}")
+    return [found[letter] for letter in letters.split()]

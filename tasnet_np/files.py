@@ -1,0 +1,63 @@
+"""Errors meant for the user, and files that are written whole or not at all."""
+
+import contextlib
+import errno
+import os
+import secrets
+from pathlib import Path
+
+
+class UserError(ValueError):
+    """A user's mistake, told in one line: the file or argument, the value found, what to do."""
+
+    def __init__(self, message):
+        super().__init__(" ".join(str(message).splitlines()))
+
+
+@contextlib.contextmanager
+def atomic_path(path):
+    """Give a temporary path to write to, and rename it to ``path`` once everything is on disk.
+
+    If anything goes wrong meanwhile, the temporary file is removed and an earlier file at ``path``
+    stays as it was.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file to write. Its folder must exist.
+
+    Yields
+    ------
+    Path
+        An empty file in the same folder (a rename is atomic only there) with the same suffix.
+
+    Raises
+    ------
+    UserError
+        The folder is missing or not writable, the disk is full, or ``path`` is not a file.
+    """
+    path = Path(path)
+    temporary = path.parent / f".{secrets.token_hex(8)}{path.suffix}"
+    try:
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path}: is not a regular file; give the path of a file to write")
+        temporary.touch(exist_ok=False)
+        yield temporary
+        with open(temporary, "r+b") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        found = f"cannot be written ({error.strerror})"
+        raise UserError(f"{path}: {found}; {_remedy(error)}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _remedy(error):
+    """What the user can do about an error of the operating system while writing."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "free some disk space or write elsewhere"
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return "create the folder first"
+    return "choose a folder that you may write to"

@@ -1,0 +1,102 @@
+"""A layer is an op plus the arrays it owns.
+
+Every layer, block, model and loss has `forward(x)` and `backward(dy)`: one gradient in per output, one
+gradient out per input. `params` and `grads` are dicts with the same keys and shapes; a composite
+layer lists those of its parts with dots in between, as in `blocks.3.depthwise.w`. Gradients are set by
+each backward, never accumulated.
+"""
+
+import numpy as np
+
+from tasnet_np.ops import OPS
+
+PATHS = ("reference", "ops")  # the NumPy references; the compiled ops
+
+
+class Layer:
+    """Named arrays and named parts. `params` and `grads` collect both."""
+
+    def __init__(self):
+        self.own_params = {}
+        self.own_grads = {}
+        self.parts = {}
+
+    @property
+    def params(self):
+        return self._collect("own_params")
+
+    @property
+    def grads(self):
+        return self._collect("own_grads")
+
+    def _collect(self, kind):
+        arrays = dict(getattr(self, kind))
+        for name, part in self.parts.items():
+            arrays.update({f"{name}.{key}": value for key, value in part._collect(kind).items()})
+        return arrays
+
+
+class OpLayer(Layer):
+    """One op with its parameters and settings.
+
+    Parameters
+    ----------
+    op : name in `tasnet_np.ops.OPS`
+    params : dict of arrays, in the order in which the op takes them
+    path : "ops" for the compiled kernels, "reference" for the NumPy formulas
+    settings : what the op takes after its `*`
+    """
+
+    def __init__(self, op, params=None, path="ops", **settings):
+        super().__init__()
+        self.own_params = params or {}
+        self.own_grads = {name: np.zeros_like(array) for name, array in self.own_params.items()}
+        self.settings = settings
+        self._forward, self._backward = OPS[op].pair(path)
+        self._cache = None
+
+    def forward(self, *inputs, keep=True, **settings):
+        """Run the op. `keep=False` (inference) forgets at once what a backward would need."""
+        y, cache = self._forward(*inputs, *self.own_params.values(), **self.settings, **settings)
+        self._cache = cache if keep else None
+        return y
+
+    def backward(self, dy):
+        """Set `grads`; return the gradient of the input, or a tuple if there are several."""
+        if self._cache is None:
+            raise RuntimeError("backward needs a forward (with keep=True) right before it")
+        gradients = self._backward(dy, self._cache)
+        self._cache = None
+        inputs = len(gradients) - len(self.own_params)
+        self.own_grads = dict(zip(self.own_params, gradients[inputs:]))
+        return gradients[0] if inputs == 1 else gradients[:inputs]
+
+
+class NegativeSISNR(OpLayer):
+    """The loss: minus the mean SI-SNR over batch and sources, in dB. Lower is better.
+
+    The order of the sources is fixed (speech, noise), so there is no permutation to search.
+
+    Parameters
+    ----------
+    weights : one weight per source, scaled here so that they sum to 1
+    """
+
+    def __init__(self, weights=(1.0, 1.0), path="ops"):
+        super().__init__("si_snr", path=path)
+        weights = np.asarray(weights, np.float64)
+        if weights.ndim != 1 or not (weights >= 0).all() or not weights.sum() > 0:
+            raise ValueError(f"weights must be non-negative and not all zero, not {weights}")
+        self.weights = weights / weights.sum()
+
+    def forward(self, estimate, target, keep=True):
+        """estimate, target (B, 2, samples) -> the loss, a float."""
+        if estimate.shape[1] != len(self.weights):
+            raise ValueError(f"{estimate.shape[1]} sources but {len(self.weights)} weights")
+        values = super().forward(estimate, keep=keep, target=target)  # (B, 2) dB
+        self._dvalues = np.tile(-self.weights / len(values), (len(values), 1)).astype(values.dtype)
+        return float(-(values @ self.weights).mean())
+
+    def backward(self):
+        """The gradient of the estimate, (B, 2, samples)."""
+        return super().backward(self._dvalues)

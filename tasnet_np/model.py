@@ -1,0 +1,444 @@
+"""Conv-TasNet: a mixture goes in, the speaker and the background come out. Smallest part first.
+
+    mixture (B, n) -> encoder -> frames (B, N, T) -------------------------- x --> decoder -> (B, 2, n)
+                                    |                                       |
+                                    +-> norm -> bottleneck -> blocks -> masks (B, 2, N, T)
+
+Every `backward` below is its `forward` read upwards. Letters in comments are those of the paper (Luo and
+Mesgarani, "Conv-TasNet: Surpassing Ideal Time-Frequency Magnitude Masking for Speech Separation").
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from tasnet_np.layers import PATHS, Layer, OpLayer
+
+NORMS = {
+    "gLN": "global_layer_norm",
+    "cLN": "cumulative_layer_norm",
+    "channel": "channel_layer_norm",
+}
+SOURCES = ("speech", "noise")  # C in the paper: two sources, always in this order
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides the architecture.
+
+    Raises
+    ------
+    ValueError : a combination that cannot work, with the reason
+    """
+
+    sample_rate: int = 8000  # Hz
+    filters: int = 128  # N: filters of the encoder
+    filter_length: int = 16  # L: samples per filter; frames follow each other every L/2 samples
+    bottleneck: int = 64  # B: channels between the blocks (the residual path)
+    hidden: int = 128  # H: channels inside a block
+    skip: int = 64  # Sc: channels of the skip paths
+    kernel: int = 3  # P: taps of the depthwise convolution
+    blocks: int = 6  # X: blocks per repeat, with dilations 1, 2, 4, ...
+    repeats: int = 2  # R: times that the row of blocks is repeated
+    norm: str = "cLN"  # "gLN" (global), "cLN" (cumulative) or "channel" (per frame)
+    causal: bool = True  # no block but the first `lookahead_blocks` sees a later frame
+    lookahead_blocks: int = 0  # first blocks of a causal model that are centred all the same
+    mask_activation: str = "sigmoid"  # or "softmax" (over the sources) or "relu"
+    encoder_activation: str = "linear"  # or "relu"
+    decoders: str = "shared"  # or "separate": one per source
+
+    @classmethod
+    def preset(cls, name):
+        """`small` (laptop default), `paper` (its best model) or `origin` (16 kHz, 32 ms look-ahead)."""
+        if name not in PRESETS:
+            raise ValueError(f"no preset {name!r}: choose one of {', '.join(PRESETS)}")
+        return PRESETS[name]
+
+    def __post_init__(self):
+        for name in _SIZES:
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(map(str, choices))}, "
+                    f"not {getattr(self, name)!r}"
+                )
+        if self.filter_length % 2:
+            raise ValueError(
+                f"filter_length must be even, not {self.filter_length}: "
+                "frames overlap by half a filter"
+            )
+        if self.causal and self.norm == "gLN":
+            raise ValueError(
+                "a causal model cannot use gLN, whose mean and variance see the whole recording: "
+                'choose norm="cLN" or "channel", or causal=False'
+            )
+        if not isinstance(self.lookahead_blocks, int) or not (
+            0 <= self.lookahead_blocks <= self.blocks * self.repeats
+        ):
+            raise ValueError(
+                f"lookahead_blocks must be between 0 and the {self.blocks * self.repeats} blocks "
+                f"there are, not {self.lookahead_blocks!r}"
+            )
+        if self.lookahead_blocks and not self.causal:
+            raise ValueError(
+                "lookahead_blocks is for causal models: with causal=False every block looks ahead"
+            )
+
+    @property
+    def hop(self):
+        """Samples from one frame to the next (half a filter)."""
+        return self.filter_length // 2
+
+    def frames(self, samples):
+        """Frames T of a recording of that many samples."""
+        return -(-samples // self.hop) + 1
+
+    def dilation(self, block):
+        """Dilation of a block, counted from 0 over all repeats."""
+        return 2 ** (block % self.blocks)
+
+    def lookahead(self, block):
+        """Frames that one block sees ahead: half its reach where it is centred, else none."""
+        if self.causal and block >= self.lookahead_blocks:
+            return 0
+        return (self.kernel - 1) * self.dilation(block) // 2
+
+    @property
+    def receptive_field_frames(self):
+        """Frames that one frame of the masks depends on (through the convolutions)."""
+        reach = (self.kernel - 1) * (2**self.blocks - 1)
+        return 1 + self.repeats * reach
+
+    @property
+    def receptive_field_seconds(self):
+        samples = (self.receptive_field_frames - 1) * self.hop + self.filter_length
+        return samples / self.sample_rate
+
+    @property
+    def lookahead_frames(self):
+        """Future frames, of those, that one frame of the masks depends on."""
+        return sum(self.lookahead(block) for block in range(self.blocks * self.repeats))
+
+    @property
+    def latency_samples(self):
+        """How long after a sample came in it can leave: a full window, and the look-ahead.
+
+        Output sample t depends on no input sample from t + latency_samples on. math.inf with gLN.
+        """
+        if self.norm == "gLN":
+            return math.inf
+        return self.filter_length + self.lookahead_frames * self.hop
+
+    @property
+    def latency_ms(self):
+        return 1000 * self.latency_samples / self.sample_rate
+
+    @property
+    def parameter_count(self):
+        """Number of learned values."""
+        N, L, B, H, Sc, P = (
+            self.filters, self.filter_length, self.bottleneck, self.hidden, self.skip, self.kernel,
+        )  # fmt: skip
+        C = len(SOURCES)
+        residual, skip = B * H + B, Sc * H + Sc
+        block = (H * B + H) + 1 + 2 * H + (H * P + H) + 1 + 2 * H + residual + skip
+        separator = 2 * N + (B * N + B) + self.blocks * self.repeats * block - residual
+        masks = 1 + (C * N * Sc + C * N)
+        decoders = C if self.decoders == "separate" else 1
+        return N * L + separator + masks + decoders * N * L
+
+    def inference_bytes(self, samples, itemsize=4):
+        """Memory at the peak of a forward pass with keep=False, beyond the weights."""
+        N, B, H, Sc = self.filters, self.bottleneck, self.hidden, self.skip
+        in_a_block = N + 2 * B + Sc + 2 * H  # frames, x, its successor, skips, an op's input and output
+        at_the_masks = N + 4 * N + 2 * Sc  # frames, both masks before and after the sigmoid, skips
+        return itemsize * self.frames(samples) * max(in_a_block, at_the_masks)
+
+    def training_bytes(self, samples, itemsize=4):
+        """Memory at the peak of a training step, per example of the batch, beyond the weights."""
+        N, B, H, Sc = self.filters, self.bottleneck, self.hidden, self.skip
+        block = B + 6 * H  # what every op of a block keeps for its backward: its input
+        ends = 6 * N + 2 * Sc  # the same for encoder, masks and decoder
+        gradients = 5 * N  # of the masked frames, the masks and the frames
+        return itemsize * self.frames(samples) * (self.blocks * self.repeats * block + ends + gradients)
+
+
+_SIZES = (
+    "sample_rate", "filters", "filter_length", "bottleneck", "hidden", "skip", "kernel", "blocks",
+    "repeats",
+)  # fmt: skip
+_CHOICES = {
+    "norm": tuple(NORMS),
+    "causal": (False, True),
+    "mask_activation": ("sigmoid", "softmax", "relu"),
+    "encoder_activation": ("linear", "relu"),
+    "decoders": ("shared", "separate"),
+}
+
+_PAPER = Config(
+    filters=512, bottleneck=128, hidden=512, skip=128, blocks=8, repeats=3, norm="gLN", causal=False
+)
+PRESETS = {
+    "small": Config(),
+    "paper": _PAPER,
+    "origin": dataclasses.replace(
+        _PAPER,
+        sample_rate=16000,
+        filter_length=32,
+        norm="cLN",
+        causal=True,
+        lookahead_blocks=5,
+        decoders="separate",
+    ),
+}
+
+
+class _Factory:
+    """Makes layers with fresh parameters: uniform within 1/sqrt(fan-in), as PyTorch does by default."""
+
+    def __init__(self, config, seed, dtype, path):
+        self.config = config
+        self.rng = np.random.default_rng(seed)
+        self.dtype = dtype
+        self.path = path
+
+    def uniform(self, fan_in, *shape):
+        bound = 1 / math.sqrt(fan_in)
+        return self.rng.uniform(-bound, bound, shape).astype(self.dtype)
+
+    def op(self, name, params=None, **settings):
+        return OpLayer(name, params, self.path, **settings)
+
+    def encoder(self):
+        N, L = self.config.filters, self.config.filter_length
+        return self.op("conv1d", {"w": self.uniform(L, N, L)}, stride=self.config.hop)
+
+    def decoder(self):
+        N, L = self.config.filters, self.config.filter_length
+        return self.op("conv_transpose1d", {"w": self.uniform(L, N, L)}, stride=self.config.hop)
+
+    def pointwise(self, inputs, outputs):
+        w, b = self.uniform(inputs, outputs, inputs), self.uniform(inputs, outputs)
+        return self.op("pointwise", {"w": w, "b": b})
+
+    def depthwise(self, channels, dilation, lookahead):
+        K = self.config.kernel
+        w, b = self.uniform(K, channels, K), self.uniform(K, channels)
+        return self.op("depthwise", {"w": w, "b": b}, dilation=dilation, lookahead=lookahead)
+
+    def prelu(self):
+        return self.op("prelu", {"alpha": np.full(1, 0.25, self.dtype)})
+
+    def norm(self, channels):
+        params = {"gamma": np.ones(channels, self.dtype), "beta": np.zeros(channels, self.dtype)}
+        return self.op(NORMS[self.config.norm], params)
+
+
+class TCNBlock(Layer):
+    """One block of the temporal convolutional network: widen, look along time, narrow again.
+
+    x (B, B, T) -> the next block's x (B, B, T), and a skip (B, Sc, T) for the masks. The last block
+    feeds no next block: it has no residual path and passes x on as None.
+    """
+
+    def __init__(self, make, block, last):
+        super().__init__()
+        c = make.config
+        self.chain = {
+            "expand": make.pointwise(c.bottleneck, c.hidden),  # B -> H
+            "prelu1": make.prelu(),
+            "norm1": make.norm(c.hidden),
+            "depthwise": make.depthwise(c.hidden, c.dilation(block), c.lookahead(block)),
+            "prelu2": make.prelu(),
+            "norm2": make.norm(c.hidden),
+        }
+        self.residual = None if last else make.pointwise(c.hidden, c.bottleneck)  # H -> B
+        self.skip = make.pointwise(c.hidden, c.skip)  # H -> Sc
+        self.add = make.op("add")
+        ends = {"skip": self.skip} if last else {"residual": self.residual, "skip": self.skip}
+        self.parts = {**self.chain, **ends}
+
+    def forward(self, x, keep=True):
+        h = x
+        for layer in self.chain.values():
+            h = layer.forward(h, keep=keep)  # (B, H, T)
+        skip = self.skip.forward(h, keep=keep)  # (B, Sc, T)
+        if self.residual is None:
+            return None, skip
+        return self.add.forward(x, self.residual.forward(h, keep=keep), keep=keep), skip
+
+    def backward(self, dx_next, dskip):
+        dh = self.skip.backward(dskip)  # (B, H, T)
+        dx = None
+        if self.residual is not None:
+            dx, dresidual = self.add.backward(dx_next)
+            dh = dh + self.residual.backward(dresidual)
+        for layer in reversed(self.chain.values()):
+            dh = layer.backward(dh)
+        return dh if dx is None else dx + dh
+
+
+class ConvTasNet(Layer):
+    """The whole network.
+
+    Parameters
+    ----------
+    config : Config
+    seed : of the random initial weights
+    dtype : np.float32 or np.float64
+    path : "ops" (compiled kernels) or "reference" (the NumPy formulas, slow)
+    """
+
+    def __init__(self, config, seed=0, dtype=np.float32, path="ops"):
+        super().__init__()
+        if path not in PATHS:
+            raise ValueError(f"path must be one of {', '.join(PATHS)}, not {path!r}")
+        if np.dtype(dtype) not in (np.float32, np.float64):
+            raise ValueError(f"dtype must be float32 or float64, not {np.dtype(dtype)}")
+        self.config = c = config
+        self.dtype = np.dtype(dtype)
+        make = _Factory(c, seed, self.dtype, path)
+
+        self.encoder = make.encoder()
+        self.encoder_activation = make.op("relu") if c.encoder_activation == "relu" else None
+        self.norm = make.norm(c.filters)
+        self.bottleneck = make.pointwise(c.filters, c.bottleneck)  # N -> B
+        count = c.blocks * c.repeats
+        self.blocks = [TCNBlock(make, i, last=i == count - 1) for i in range(count)]
+        self.prelu = make.prelu()
+        self.mask = make.pointwise(c.skip, len(SOURCES) * c.filters)  # Sc -> C*N
+        self.mask_activation = make.op(c.mask_activation)
+        self.multiply = make.op("multiply")
+        names = [f"decoder_{name}" for name in SOURCES] if c.decoders == "separate" else ["decoder"]
+        self.decoders = {name: make.decoder() for name in names}
+
+        self.parts = {
+            "encoder": self.encoder,
+            "norm": self.norm,
+            "bottleneck": self.bottleneck,
+            **{f"blocks.{i}": block for i, block in enumerate(self.blocks)},
+            "prelu": self.prelu,
+            "mask": self.mask,
+            **self.decoders,
+        }
+
+    def named_parameters(self):
+        """The learned arrays by name: a dict. Write into them in place to change the model."""
+        return self.params
+
+    def forward(self, mixture, keep=True):
+        """Separate a mixture.
+
+        Parameters
+        ----------
+        mixture : (B, samples) array of the model's dtype, at least one sample
+        keep : False for inference: nothing is remembered for a backward pass
+
+        Returns
+        -------
+        (B, 2, samples) : speech and noise. Their level and sign are arbitrary, as SI-SNR sees neither.
+
+        Raises
+        ------
+        ValueError, TypeError : an array of another shape or dtype
+        """
+        self._check(mixture)
+        samples = mixture.shape[1]
+        w = self.encoder.forward(self._pad(mixture), keep=keep)  # (B, N, T)
+        if self.encoder_activation:
+            w = self.encoder_activation.forward(w, keep=keep)
+        masks = self._forward_masks(w, keep)  # (B, C, N, T)
+        masked = self.multiply.forward(masks, w, keep=keep)
+        del masks, w
+        sources = self._forward_decoders(masked, keep)  # (B, C, padded)
+        self._samples = samples
+        return np.ascontiguousarray(sources[:, :, self._inside(samples)])
+
+    def backward(self, dsources):
+        """Set `grads` from the gradient of the sources (B, 2, samples); return the mixture's (B, samples).
+
+        Raises
+        ------
+        RuntimeError : without a forward (with keep=True) right before it
+        """
+        if not self.encoder._cache:
+            raise RuntimeError("backward needs a forward (with keep=True) right before it")
+        expected = (dsources.shape[0], len(SOURCES), self._samples)
+        if dsources.shape != expected:
+            raise ValueError(f"dsources must be {expected}, as the forward pass gave, not {dsources.shape}")
+        padded = np.zeros((*dsources.shape[:2], self._padded(self._samples)), self.dtype)
+        padded[:, :, self._inside(self._samples)] = dsources
+        dmasked = self._backward_decoders(padded)  # (B, C, N, T)
+        dmasks, dw = self.multiply.backward(dmasked)
+        dw = dw + self._backward_masks(dmasks)
+        if self.encoder_activation:
+            dw = self.encoder_activation.backward(dw)
+        dmixture = self.encoder.backward(dw)
+        return np.ascontiguousarray(dmixture[:, self._inside(self._samples)])
+
+    # The separator: frames -> masks.
+
+    def _forward_masks(self, w, keep):
+        x = self.bottleneck.forward(self.norm.forward(w, keep=keep), keep=keep)  # (B, B, T)
+        skips = 0
+        for block in self.blocks:
+            x, skip = block.forward(x, keep=keep)
+            skips = skips + skip  # (B, Sc, T)
+        logits = self.mask.forward(self.prelu.forward(skips, keep=keep), keep=keep)  # (B, C*N, T)
+        logits = logits.reshape(len(w), len(SOURCES), *w.shape[1:])  # source by source
+        return self.mask_activation.forward(logits, keep=keep)
+
+    def _backward_masks(self, dmasks):
+        dlogits = self.mask_activation.backward(dmasks)
+        dlogits = dlogits.reshape(len(dmasks), -1, dmasks.shape[-1])
+        dskips = self.prelu.backward(self.mask.backward(dlogits))
+        dx = None
+        for block in reversed(self.blocks):
+            dx = block.backward(dx, dskips)  # the sum of the skips gives each of them the same gradient
+        return self.norm.backward(self.bottleneck.backward(dx))
+
+    # The decoder, one for all sources or one for each: frames -> samples.
+
+    def _forward_decoders(self, masked, keep):
+        B, C, N, T = masked.shape
+        if len(self.decoders) == 1:  # the sources go through as if they were a batch
+            (decoder,) = self.decoders.values()
+            return decoder.forward(masked.reshape(B * C, N, T), keep=keep).reshape(B, C, -1)
+        each = zip(self.decoders.values(), masked.swapaxes(0, 1))
+        return np.stack([decoder.forward(x, keep=keep) for decoder, x in each], axis=1)
+
+    def _backward_decoders(self, dsources):
+        B, C, n = dsources.shape
+        if len(self.decoders) == 1:
+            (decoder,) = self.decoders.values()
+            dmasked = decoder.backward(dsources.reshape(B * C, n))
+            return dmasked.reshape(B, C, *dmasked.shape[1:])
+        each = zip(self.decoders.values(), dsources.swapaxes(0, 1))
+        return np.stack([decoder.backward(dy) for decoder, dy in each], axis=1)
+
+    # Padding: one hop of zeros on each side, so that every sample lies under two windows, and as many more
+    # at the end as fill the last window.
+
+    def _padded(self, samples):
+        return (self.config.frames(samples) + 1) * self.config.hop
+
+    def _inside(self, samples):
+        return slice(self.config.hop, self.config.hop + samples)
+
+    def _pad(self, mixture):
+        B, samples = mixture.shape
+        padded = np.zeros((B, self._padded(samples)), self.dtype)
+        padded[:, self._inside(samples)] = mixture
+        return padded
+
+    def _check(self, mixture):
+        shape, dtype = np.shape(mixture), getattr(mixture, "dtype", type(mixture).__name__)
+        if dtype != self.dtype:
+            raise TypeError(f"mixture must be a {self.dtype} array like the model, not {dtype}")
+        if len(shape) != 2 or 0 in shape:
+            raise ValueError(f"mixture must be (batch, samples), neither of them 0, not {shape}")

@@ -1,0 +1,69 @@
+"""The ops: table of contents.
+
+    conv1d                  waveform -> frames: the encoder
+    conv_transpose1d        frames -> waveform: the decoder
+    pointwise               1x1 convolution: mixes channels
+    depthwise               dilated convolution: looks along time, channel by channel
+    global_layer_norm       gLN: one mean and variance for the whole recording
+    cumulative_layer_norm   cLN: mean and variance of everything heard so far
+    channel_layer_norm      mean and variance of one frame
+    relu  prelu  sigmoid    element by element
+    softmax                 over the sources
+    add  multiply           where two paths join: residual, skip, mask
+    si_snr                  the loss, in dB
+
+Every op is a pair, `y, cache = op_forward(x, *parameters, *, settings)` and
+`dx, *dparameters = op_backward(dy, cache)`, plus the same pair in plain NumPy with `_ref` in its name:
+`y = op_forward_ref(...)` and `op_backward_ref(dy, x, *parameters, settings)`. A backward always
+returns a tuple with one gradient per array that stands before the `*`.
+"""
+
+from typing import Callable, NamedTuple
+
+from tasnet_np.ops import (
+    conv1d, conv_transpose1d, depthwise, elementwise, norms, pointwise, si_snr,
+)  # fmt: skip
+
+
+class Op(NamedTuple):
+    """The four functions of one op."""
+
+    name: str
+    forward: Callable
+    backward: Callable
+    forward_ref: Callable
+    backward_ref: Callable
+
+    def pair(self, path="ops"):
+        """`forward, backward` of the contract: compiled ("ops") or plain NumPy ("reference")."""
+        if path == "ops":
+            return self.forward, self.backward
+
+        def forward(*arrays, **settings):
+            return self.forward_ref(*arrays, **settings), (arrays, settings)
+
+        def backward(dy, cache):
+            arrays, settings = cache
+            return self.backward_ref(dy, *arrays, **settings)
+
+        return forward, backward
+
+
+def _op(module, name):
+    directions = ("forward", "backward", "forward_ref", "backward_ref")
+    return Op(name, *(getattr(module, f"{name}_{direction}") for direction in directions))
+
+
+OPS = {
+    name: _op(module, name)
+    for module, names in {
+        conv1d: "conv1d",
+        conv_transpose1d: "conv_transpose1d",
+        pointwise: "pointwise",
+        depthwise: "depthwise",
+        norms: "global_layer_norm cumulative_layer_norm channel_layer_norm",
+        elementwise: "relu prelu sigmoid softmax add multiply",
+        si_snr: "si_snr",
+    }.items()
+    for name in names.split()
+}

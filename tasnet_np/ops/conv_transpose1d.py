@@ -1,0 +1,81 @@
+"""Overlap-add: the decoder of Conv-TasNet, the transpose of the encoder's convolution.
+
+Every frame of C numbers is a recipe for K samples: the sum of C learned waveforms. The pieces are laid
+down every `stride` samples and added where they overlap. There is no bias.
+
+Shapes:   x (B, C, T) frames,  w (C, K) waveforms  ->  y (B, n) samples,  n = (T - 1)*stride + K
+
+Forward:  y[t*stride + k] += x[c, t] * w[c, k]      for every c, t, k
+
+Backward: dy[t*stride + k] goes back to both factors of each product that was added there:
+
+    dx[c, t] = sum_k  dy[t*stride + k] * w[c, k]
+    dw[c, k] = sum_t  dy[t*stride + k] * x[c, t]
+
+The first line is a strided convolution: the backward of the decoder has the form of the encoder.
+"""
+
+import numpy as np
+
+from tasnet_np.device import cpu_kernel, over_samples, sizes
+
+
+def conv_transpose1d_forward_ref(x, w, *, stride):
+    B, _, T = x.shape
+    K = w.shape[1]
+    pieces = np.einsum("bct,ck->btk", x, w)
+    y = np.zeros((B, (T - 1) * stride + K), x.dtype)
+    for t in range(T):
+        y[:, t * stride : t * stride + K] += pieces[:, t]
+    return y
+
+
+def conv_transpose1d_backward_ref(dy, x, w, *, stride):
+    frames = np.lib.stride_tricks.sliding_window_view(dy, w.shape[1], axis=-1)[:, ::stride]  # (B, T, K)
+    dx = np.einsum("btk,ck->bct", frames, w)
+    dw = np.einsum("btk,bct->ck", frames, x)
+    return dx, dw
+
+
+@cpu_kernel
+def _conv_transpose1d_forward_cpu(y, x, w, stride):
+    C, T = x.shape
+    K = w.shape[1]
+    y[:] = 0
+    for c in range(C):
+        for t in range(T):
+            start = t * stride
+            for k in range(K):
+                y[start + k] += x[c, t] * w[c, k]
+
+
+@cpu_kernel
+def _conv_transpose1d_backward_cpu(dx, dw, dy, x, w, stride):
+    C, T = x.shape
+    K = w.shape[1]
+    dw[:] = 0
+    for c in range(C):
+        for t in range(T):
+            start = t * stride
+            total = dx.dtype.type(0)
+            for k in range(K):  # in the forward pass this was y[start + k] += x[c, t] * w[c, k]
+                total += dy[start + k] * w[c, k]
+                dw[c, k] += dy[start + k] * x[c, t]
+            dx[c, t] = total
+
+
+def conv_transpose1d_forward(x, w, *, stride):
+    """Decode frames (B, C, T) with waveforms (C, K) into samples (B, (T - 1)*stride + K)."""
+    B, C, T, K = sizes("B C T K", x=(x, "B C T"), w=(w, "C K"))
+    y = np.empty((B, (T - 1) * stride + K), x.dtype)
+    over_samples(_conv_transpose1d_forward_cpu, (y, x), (w, stride))
+    return y, (x, w, stride)
+
+
+def conv_transpose1d_backward(dy, cache):
+    """Return dx (B, C, T) and dw (C, K)."""
+    x, w, stride = cache
+    dx = np.empty(x.shape, x.dtype)
+    dw = np.empty((len(x), *w.shape), x.dtype)  # one part per sample
+    over_samples(_conv_transpose1d_backward_cpu, (dx, dw, dy, x), (w, stride))
+    return dx, dw.sum(axis=0)

@@ -1,0 +1,116 @@
+"""Dilated depthwise convolution: every channel looks along time by itself.
+
+This is where a Conv-TasNet block sees its neighbours in time. K taps stand `dilation` frames apart;
+doubling the dilation from block to block lets the receptive field grow with powers of two.
+
+Shapes:   x (B, C, T),  w (C, K),  b (C,)  ->  y (B, C, T)
+
+Tap k reads `offset(k)` frames away from the frame it writes. `lookahead` says how far the last tap
+looks into the future; the first one then looks (K - 1)*dilation - lookahead frames into the past:
+
+    offset(k) = lookahead - (K - 1 - k)*dilation
+
+    lookahead = 0                        causal: nothing from the future
+    lookahead = (K - 1)*dilation // 2    centred
+
+Forward:  y[c, t] = b[c] + sum_k  w[c, k] * x[c, t + offset(k)]        x is 0 outside 0 <= t < T
+
+Backward: x[c, s] was read for every y[c, t] with t + offset(k) = s, that is, t = s - offset(k):
+
+    dx[c, s] = sum_k  w[c, k] * dy[c, s - offset(k)]                   dy is 0 outside, too
+    dw[c, k] = sum_t  dy[c, t] * x[c, t + offset(k)]
+    db[c]    = sum_t  dy[c, t]
+"""
+
+import numpy as np
+
+from tasnet_np.device import cpu_kernel, over_samples, sizes
+
+
+def _tap(T, K, k, dilation, lookahead):
+    """Where tap k writes and reads: y[first:last] takes x[first + offset : last + offset]."""
+    offset = lookahead - (K - 1 - k) * dilation
+    first = min(T, max(0, -offset))
+    last = max(first, min(T, T - offset))
+    return first, last, offset
+
+
+def depthwise_forward_ref(x, w, b, *, dilation=1, lookahead=0):
+    T, K = x.shape[-1], w.shape[1]
+    y = np.zeros_like(x) + b[:, None]
+    for k in range(K):
+        first, last, offset = _tap(T, K, k, dilation, lookahead)
+        y[:, :, first:last] += w[:, k, None] * x[:, :, first + offset : last + offset]
+    return y
+
+
+def depthwise_backward_ref(dy, x, w, b, *, dilation=1, lookahead=0):
+    T, K = x.shape[-1], w.shape[1]
+    dx = np.zeros_like(x)
+    dw = np.zeros_like(w)
+    for k in range(K):
+        first, last, offset = _tap(T, K, k, dilation, lookahead)
+        read = slice(first + offset, last + offset)
+        dx[:, :, read] += w[:, k, None] * dy[:, :, first:last]
+        dw[:, k] = (dy[:, :, first:last] * x[:, :, read]).sum(axis=(0, 2))
+    return dx, dw, dy.sum(axis=(0, 2))
+
+
+@cpu_kernel
+def _depthwise_forward_cpu(y, x, w, b, dilation, lookahead):
+    C, T = x.shape
+    K = w.shape[1]
+    for c in range(C):
+        y[c] = b[c]
+        for k in range(K):
+            offset = lookahead - (K - 1 - k) * dilation
+            for t in range(max(0, -offset), min(T, T - offset)):
+                y[c, t] += w[c, k] * x[c, t + offset]
+
+
+@cpu_kernel
+def _depthwise_backward_cpu(dx, dw, db, dy, x, w, dilation, lookahead):
+    C, T = x.shape
+    K = w.shape[1]
+    for c in range(C):
+        dx[c] = 0
+        for k in range(K):
+            offset = lookahead - (K - 1 - k) * dilation
+            total = dw.dtype.type(0)
+            for t in range(max(0, -offset), min(T, T - offset)):
+                # in the forward pass this was y[c, t] += w[c, k] * x[c, t + offset]
+                dx[c, t + offset] += w[c, k] * dy[c, t]
+                total += dy[c, t] * x[c, t + offset]
+            dw[c, k] = total
+        total = db.dtype.type(0)
+        for t in range(T):
+            total += dy[c, t]
+        db[c] = total
+
+
+def depthwise_forward(x, w, b, *, dilation=1, lookahead=0):
+    """Convolve each channel of x (B, C, T) with its own K taps w (C, K), plus b (C,): y (B, C, T).
+
+    Raises
+    ------
+    ValueError : unless dilation >= 1 and 0 <= lookahead <= (K - 1)*dilation
+    """
+    (K,) = sizes("K", x=(x, "B C T"), w=(w, "C K"), b=(b, "C"))
+    if dilation < 1 or not 0 <= lookahead <= (K - 1) * dilation:
+        raise ValueError(
+            f"{K} taps with dilation {dilation} can look 0 to (K - 1)*dilation frames ahead, "
+            f"not {lookahead}"
+        )
+    y = np.empty(x.shape, x.dtype)
+    over_samples(_depthwise_forward_cpu, (y, x), (w, b, dilation, lookahead))
+    return y, (x, w, dilation, lookahead)
+
+
+def depthwise_backward(dy, cache):
+    """Return dx (B, C, T), dw (C, K) and db (C,)."""
+    x, w, dilation, lookahead = cache
+    dx = np.empty(x.shape, x.dtype)
+    dw = np.empty((len(x), *w.shape), x.dtype)  # one part per sample
+    db = np.empty((len(x), len(w)), x.dtype)
+    over_samples(_depthwise_backward_cpu, (dx, dw, db, dy, x), (w, dilation, lookahead))
+    return dx, dw.sum(axis=0), db.sum(axis=0)

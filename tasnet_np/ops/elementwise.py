@@ -1,0 +1,230 @@
+"""Element by element: ReLU, PReLU, sigmoid, softmax over sources, and the joins add and multiply.
+
+PReLU stands twice in every block and once before the masks; sigmoid (or softmax, or ReLU) bounds the
+masks; `add` is the residual and the skip connection; `multiply` puts the masks on the encoded mixture.
+
+Shapes:   any (B, ...); softmax and multiply take (B, S, C, T), one (C, T) per source
+
+    op        forward                                 backward
+    relu      y = max(x, 0)                           dx = dy where x > 0, else 0
+    prelu     y = x where x > 0, else alpha * x       dx = dy where x > 0, else alpha * dy
+                                                      dalpha = sum over x <= 0 of dy * x
+    sigmoid   y = 1 / (1 + exp(-x))                   dx = dy * y * (1 - y)
+    softmax   y_s = exp(x_s) / sum_j exp(x_j)         dx_s = y_s * (dy_s - sum_j dy_j * y_j)
+    add       y = a + b                               da = db = dy
+    multiply  y_s = a_s * b                           da_s = dy_s * b,   db = sum_s dy_s * a_s
+
+Sigmoid: y' = exp(-x) / (1 + exp(-x))^2 = y (1 - y). Softmax: dy_j/dx_s = y_j (1[j = s] - y_s), and the
+sum of that over j, weighted by the upstream gradient, is the line above.
+
+relu, add and multiply are single NumPy expressions, which already run at the speed of memory: they have
+no CPU kernels and their public functions call the references.
+"""
+
+import math
+
+import numpy as np
+
+from tasnet_np.device import cpu_kernel, over_samples, sizes
+
+
+def relu_forward_ref(x):
+    return np.maximum(x, 0)
+
+
+def relu_backward_ref(dy, x):
+    return (np.where(x > 0, dy, 0),)
+
+
+def prelu_forward_ref(x, alpha):
+    return np.where(x > 0, x, alpha * x)
+
+
+def prelu_backward_ref(dy, x, alpha):
+    dx = np.where(x > 0, dy, alpha * dy)
+    dalpha = np.where(x > 0, 0, dy * x).sum()
+    return dx, np.full_like(alpha, dalpha)
+
+
+def sigmoid_forward_ref(x):
+    small = np.exp(-np.abs(x))  # in (0, 1]: never overflows
+    return np.where(x >= 0, 1, small) / (1 + small)
+
+
+def sigmoid_backward_ref(dy, x):
+    y = sigmoid_forward_ref(x)
+    return (dy * y * (1 - y),)
+
+
+def softmax_forward_ref(x):
+    e = np.exp(x - x.max(axis=1, keepdims=True))
+    return e / e.sum(axis=1, keepdims=True)
+
+
+def softmax_backward_ref(dy, x):
+    y = softmax_forward_ref(x)
+    return (y * (dy - (dy * y).sum(axis=1, keepdims=True)),)
+
+
+def add_forward_ref(a, b):
+    return a + b
+
+
+def add_backward_ref(dy, a, b):
+    return dy, dy
+
+
+def multiply_forward_ref(a, b):
+    return a * b[:, None]
+
+
+def multiply_backward_ref(dy, a, b):
+    return dy * b[:, None], (dy * a).sum(axis=1)
+
+
+@cpu_kernel
+def _prelu_forward_cpu(y, x, alpha):
+    for i in range(x.size):
+        y[i] = x[i] if x[i] > 0 else alpha[0] * x[i]
+
+
+@cpu_kernel
+def _prelu_backward_cpu(dx, dalpha, dy, x, alpha):
+    total = 0.0
+    for i in range(x.size):
+        positive = x[i] > 0  # in the forward pass this was y = x if x > 0 else alpha * x
+        dx[i] = dy[i] if positive else alpha[0] * dy[i]
+        total += np.float64(0.0) if positive else np.float64(dy[i] * x[i])
+    dalpha[0] = total
+
+
+@cpu_kernel
+def _sigmoid_forward_cpu(y, x):
+    for i in range(x.size):
+        small = math.exp(-abs(x[i]))  # in (0, 1]: never overflows
+        y[i] = (1 if x[i] >= 0 else small) / (1 + small)
+
+
+@cpu_kernel
+def _sigmoid_backward_cpu(dx, dy, y):
+    for i in range(y.size):  # in the forward pass this was y = 1 / (1 + exp(-x))
+        dx[i] = dy[i] * y[i] * (1 - y[i])
+
+
+@cpu_kernel
+def _softmax_forward_cpu(y, x):
+    S, n = x.shape
+    for i in range(n):
+        largest = x[0, i]
+        for s in range(1, S):
+            largest = max(largest, x[s, i])
+        total = y.dtype.type(0)
+        for s in range(S):
+            y[s, i] = math.exp(x[s, i] - largest)
+            total += y[s, i]
+        for s in range(S):
+            y[s, i] /= total
+
+
+@cpu_kernel
+def _softmax_backward_cpu(dx, dy, y):
+    S, n = y.shape
+    for i in range(n):
+        total = y.dtype.type(0)
+        for s in range(S):
+            total += dy[s, i] * y[s, i]
+        for s in range(S):  # in the forward pass this was y_s = exp(x_s) / sum_j exp(x_j)
+            dx[s, i] = y[s, i] * (dy[s, i] - total)
+
+
+def _flat(x):
+    """One row per sample: (B, size)."""
+    return x.reshape(len(x), -1)
+
+
+def relu_forward(x):
+    """max(x, 0), any shape."""
+    return relu_forward_ref(x), (x,)
+
+
+def relu_backward(dy, cache):
+    """Return (dx,)."""
+    return relu_backward_ref(dy, *cache)
+
+
+def prelu_forward(x, alpha):
+    """x where positive, alpha * x elsewhere; x (B, ...), one learned slope alpha (1,)."""
+    sizes("", x=(x.reshape(-1), "n"), alpha=(alpha, "1"))
+    y = np.empty(x.shape, x.dtype)
+    over_samples(_prelu_forward_cpu, (_flat(y), _flat(x)), (alpha,))
+    return y, (x, alpha)
+
+
+def prelu_backward(dy, cache):
+    """Return dx (B, ...) and dalpha (1,)."""
+    x, alpha = cache
+    dx = np.empty(x.shape, x.dtype)
+    dalpha = np.empty((len(x), 1), x.dtype)  # one part per sample
+    arrays = (_flat(dx), dalpha, _flat(dy), _flat(x))
+    over_samples(_prelu_backward_cpu, arrays, (alpha,))
+    return dx, dalpha.sum(axis=0)
+
+
+def sigmoid_forward(x):
+    """1 / (1 + exp(-x)); x (B, ...)."""
+    sizes("", x=(x.reshape(-1), "n"))
+    y = np.empty(x.shape, x.dtype)
+    over_samples(_sigmoid_forward_cpu, (_flat(y), _flat(x)))
+    return y, (y,)
+
+
+def sigmoid_backward(dy, cache):
+    """Return (dx,)."""
+    (y,) = cache
+    dx = np.empty(y.shape, y.dtype)
+    over_samples(_sigmoid_backward_cpu, (_flat(dx), _flat(dy), _flat(y)))
+    return (dx,)
+
+
+def _per_source(x):
+    """One row per source: (B, S, size)."""
+    return x.reshape(*x.shape[:2], -1)
+
+
+def softmax_forward(x):
+    """Softmax over the sources (axis 1) of x (B, S, C, T): at every entry the masks sum to one."""
+    sizes("", x=(x, "B S C T"))
+    y = np.empty(x.shape, x.dtype)
+    over_samples(_softmax_forward_cpu, (_per_source(y), _per_source(x)))
+    return y, (y,)
+
+
+def softmax_backward(dy, cache):
+    """Return (dx,), of shape (B, S, C, T)."""
+    (y,) = cache
+    dx = np.empty(y.shape, y.dtype)
+    over_samples(_softmax_backward_cpu, (_per_source(dx), _per_source(dy), _per_source(y)))
+    return (dx,)
+
+
+def add_forward(a, b):
+    """a + b, of one shape."""
+    if a.shape != b.shape:
+        raise ValueError(f"a {a.shape} and b {b.shape} must have one shape")
+    return add_forward_ref(a, b), ()
+
+
+def add_backward(dy, cache):
+    """Return da and db: both are dy itself."""
+    return dy, dy
+
+
+def multiply_forward(a, b):
+    """Masks a (B, S, C, T) on b (B, C, T): y (B, S, C, T)."""
+    sizes("", a=(a, "B S C T"), b=(b, "B C T"))
+    return multiply_forward_ref(a, b), (a, b)
+
+
+def multiply_backward(dy, cache):
+    """Return da (B, S, C, T) and db (B, C, T)."""
+    return multiply_backward_ref(dy, *cache)

@@ -1,0 +1,317 @@
+"""Layer norms: global (gLN), cumulative (the paper's cLN) and per-frame channel layer norm.
+
+All three subtract a mean, divide by a standard deviation, then scale and shift each channel with two
+learned numbers. They differ in which entries the mean and the variance are taken over:
+
+    global_layer_norm       all channels, all frames          gLN, Eq. 9-11 of the paper; not causal
+    cumulative_layer_norm   all channels, frames 0..t         cLN, Eq. 12-14; causal
+    channel_layer_norm      all channels of frame t alone     what many implementations call "cLN"
+
+Shapes:   x (B, C, T),  gamma (C,),  beta (C,)  ->  y (B, C, T)
+
+Forward:  xhat[c, t] = (x[c, t] - m) * r,      r = 1 / sqrt(v + eps)
+          y[c, t]    = gamma[c] * xhat[c, t] + beta[c]
+
+where m and v are the mean and variance of the set that frame t belongs to. eps = 1e-8 stands inside
+the root, so digital silence (v = 0) gives r = 1e4: finite forward and backward. Sums are in float64,
+and v is clamped at 0.
+
+Backward: with g[c, t] = gamma[c] * dy[c, t], the gradient of xhat,
+
+    dgamma[c] = sum_t dy[c, t] * xhat[c, t]        dbeta[c] = sum_t dy[c, t]
+
+Global and per frame.  x reaches y directly, through m and through v. Over a set of n entries, with
+dv = -1/2 r^2 * sum(g * xhat)  and  v's own dependence on x,  dv/dx = 2 (x - m) / n = 2 xhat / (r n),
+
+    dx = r * (g - mean(g) - xhat * mean(g * xhat))
+
+Cumulative.  Let S and Q be the running sums of x and x^2 up to frame t, over n = C (t + 1) entries:
+
+    m = S / n,        v = Q / n - m^2
+
+    dv[t] = -1/2 r^2 * sum_c g * xhat                             from r = (v + eps)^(-1/2)
+    dm[t] = -r * sum_c g  -  2 m dv                               directly, and through v
+    dQ[t] = dv / n
+    dS[t] = dm / n
+
+Frame t's entries are part of S and Q of every LATER frame as well, so their gradient needs a sum over
+the future: what was a cumulative sum forward is a reverse cumulative sum backward,
+
+    A[t] = sum_{k >= t} dS[k],      D[t] = sum_{k >= t} dQ[k]
+    dx[c, t] = g * r[t]  +  A[t]  +  2 x[c, t] D[t]
+"""
+
+import math
+
+import numpy as np
+
+from tasnet_np.device import cpu_kernel, over_samples, sizes
+
+EPS = 1e-8
+
+
+# References. Each norm says over which axes, or up to which frame, its statistics run.
+
+
+def _normalise_ref(x, m, v, gamma, beta, eps):
+    return gamma[:, None] * (x - m) / np.sqrt(v + eps) + beta[:, None]
+
+
+def _over_a_set_backward_ref(dy, x, gamma, axes, eps):
+    m = x.mean(axis=axes, keepdims=True)
+    r = 1 / np.sqrt(x.var(axis=axes, keepdims=True) + eps)
+    xhat = (x - m) * r
+    g = gamma[:, None] * dy
+    mean_g = g.mean(axis=axes, keepdims=True)
+    mean_gx = (g * xhat).mean(axis=axes, keepdims=True)
+    dx = r * (g - mean_g - xhat * mean_gx)
+    return dx, (dy * xhat).sum(axis=(0, 2)), dy.sum(axis=(0, 2))
+
+
+def global_layer_norm_forward_ref(x, gamma, beta, *, eps=EPS):
+    m, v = x.mean(axis=(1, 2), keepdims=True), x.var(axis=(1, 2), keepdims=True)
+    return _normalise_ref(x, m, v, gamma, beta, eps)
+
+
+def global_layer_norm_backward_ref(dy, x, gamma, beta, *, eps=EPS):
+    return _over_a_set_backward_ref(dy, x, gamma, (1, 2), eps)
+
+
+def channel_layer_norm_forward_ref(x, gamma, beta, *, eps=EPS):
+    m, v = x.mean(axis=1, keepdims=True), x.var(axis=1, keepdims=True)
+    return _normalise_ref(x, m, v, gamma, beta, eps)
+
+
+def channel_layer_norm_backward_ref(dy, x, gamma, beta, *, eps=EPS):
+    return _over_a_set_backward_ref(dy, x, gamma, 1, eps)
+
+
+def _running_statistics_ref(x):
+    C, T = x.shape[1:]
+    n = C * np.arange(1, T + 1)  # (T,) entries up to each frame
+    x = x.astype(np.float64)
+    m = np.cumsum(x.sum(axis=1, keepdims=True), axis=2) / n  # (B, 1, T)
+    q = np.cumsum((x * x).sum(axis=1, keepdims=True), axis=2) / n
+    return n, m, np.maximum(q - m * m, 0)
+
+
+def cumulative_layer_norm_forward_ref(x, gamma, beta, *, eps=EPS):
+    _, m, v = _running_statistics_ref(x)
+    return _normalise_ref(x, m, v, gamma, beta, eps).astype(x.dtype)
+
+
+def cumulative_layer_norm_backward_ref(dy, x, gamma, beta, *, eps=EPS):
+    n, m, v = _running_statistics_ref(x)
+    r = 1 / np.sqrt(v + eps)
+    xhat = (x - m) * r
+    g = gamma[:, None] * dy
+    dv = -0.5 * r * r * (g * xhat).sum(axis=1, keepdims=True)  # (B, 1, T)
+    dm = -r * g.sum(axis=1, keepdims=True) - 2 * m * dv
+    A = np.cumsum((dm / n)[..., ::-1], axis=2)[..., ::-1]  # over the future
+    D = np.cumsum((dv / n)[..., ::-1], axis=2)[..., ::-1]
+    dx = g * r + A + 2 * x * D
+    dgamma, dbeta = (dy * xhat).sum(axis=(0, 2)), dy.sum(axis=(0, 2))
+    return dx.astype(x.dtype), dgamma.astype(x.dtype), dbeta
+
+
+# Global layer norm: one mean and one deviation for the whole sample, stats = (m, r).
+
+
+@cpu_kernel
+def _global_layer_norm_forward_cpu(y, stats, x, gamma, beta, eps):
+    C, T = x.shape
+    total = 0.0
+    for c in range(C):
+        for t in range(T):
+            total += np.float64(x[c, t])
+    m = total / (C * T)
+    total = 0.0
+    for c in range(C):
+        for t in range(T):
+            total += (x[c, t] - m) ** 2
+    r = 1 / math.sqrt(total / (C * T) + eps)
+    for c in range(C):
+        for t in range(T):
+            y[c, t] = gamma[c] * ((x[c, t] - m) * r) + beta[c]
+    stats[0] = m
+    stats[1] = r
+
+
+@cpu_kernel
+def _global_layer_norm_backward_cpu(dx, dgamma, dbeta, dy, x, stats, gamma):
+    C, T = x.shape
+    m, r = stats
+    sum_g = 0.0
+    sum_gx = 0.0
+    for c in range(C):
+        sum_dy = 0.0
+        sum_dyx = 0.0
+        for t in range(T):
+            sum_dy += np.float64(dy[c, t])
+            sum_dyx += dy[c, t] * ((x[c, t] - m) * r)
+        dgamma[c] = sum_dyx  # in the forward pass this was y = gamma * xhat + beta
+        dbeta[c] = sum_dy
+        sum_g += gamma[c] * sum_dy
+        sum_gx += gamma[c] * sum_dyx
+    mean_g = sum_g / (C * T)
+    mean_gx = sum_gx / (C * T)
+    for c in range(C):
+        for t in range(T):  # in the forward pass this was xhat = (x - m) * r
+            dx[c, t] = r * (gamma[c] * dy[c, t] - mean_g - (x[c, t] - m) * r * mean_gx)
+
+
+# Cumulative and per-frame norm: a mean and a deviation for every frame, m[t] and r[t].
+
+
+@cpu_kernel
+def _cumulative_layer_norm_forward_cpu(y, m, r, x, gamma, beta, eps):
+    C, T = x.shape
+    s = np.zeros(T)
+    q = np.zeros(T)
+    for c in range(C):
+        for t in range(T):
+            value = np.float64(x[c, t])
+            s[t] += value
+            q[t] += value * value
+    total = 0.0
+    total_squares = 0.0
+    for t in range(T):  # running sums: frame t sees frames 0..t
+        total += s[t]
+        total_squares += q[t]
+        n = C * (t + 1)
+        m[t] = total / n
+        r[t] = 1 / math.sqrt(max(total_squares / n - m[t] * m[t], 0.0) + eps)
+    for c in range(C):
+        for t in range(T):
+            y[c, t] = gamma[c] * ((x[c, t] - m[t]) * r[t]) + beta[c]
+
+
+@cpu_kernel
+def _cumulative_layer_norm_backward_cpu(dx, dgamma, dbeta, dy, x, m, r, gamma):
+    C, T = x.shape
+    sum_g = np.zeros(T)
+    sum_gx = np.zeros(T)
+    for c in range(C):
+        sum_dy = 0.0
+        sum_dyx = 0.0
+        for t in range(T):
+            xhat = (x[c, t] - m[t]) * r[t]
+            sum_dy += np.float64(dy[c, t])
+            sum_dyx += dy[c, t] * xhat
+            sum_g[t] += gamma[c] * np.float64(dy[c, t])
+            sum_gx[t] += gamma[c] * dy[c, t] * xhat
+        dgamma[c] = sum_dyx
+        dbeta[c] = sum_dy
+    A = 0.0
+    D = 0.0
+    for t in range(T - 1, -1, -1):  # reverse running sums: frame t reaches frames t..T-1
+        n = C * (t + 1)
+        dv = -0.5 * r[t] * r[t] * sum_gx[t]
+        dm = -r[t] * sum_g[t] - 2 * m[t] * dv
+        A += dm / n
+        D += dv / n
+        sum_g[t] = A
+        sum_gx[t] = 2 * D
+    for c in range(C):
+        for t in range(T):  # in the forward pass this was xhat = (x - m) * r
+            dx[c, t] = gamma[c] * dy[c, t] * r[t] + sum_g[t] + x[c, t] * sum_gx[t]
+
+
+@cpu_kernel
+def _channel_layer_norm_forward_cpu(y, m, r, x, gamma, beta, eps):
+    C, T = x.shape
+    m[:] = 0
+    r[:] = 0
+    for c in range(C):
+        for t in range(T):
+            m[t] += np.float64(x[c, t])
+    m /= C
+    for c in range(C):
+        for t in range(T):
+            r[t] += (x[c, t] - m[t]) ** 2
+    for t in range(T):
+        r[t] = 1 / math.sqrt(r[t] / C + eps)
+    for c in range(C):
+        for t in range(T):
+            y[c, t] = gamma[c] * ((x[c, t] - m[t]) * r[t]) + beta[c]
+
+
+@cpu_kernel
+def _channel_layer_norm_backward_cpu(dx, dgamma, dbeta, dy, x, m, r, gamma):
+    C, T = x.shape
+    mean_g = np.zeros(T)
+    mean_gx = np.zeros(T)
+    for c in range(C):
+        sum_dy = 0.0
+        sum_dyx = 0.0
+        for t in range(T):
+            xhat = (x[c, t] - m[t]) * r[t]
+            sum_dy += np.float64(dy[c, t])
+            sum_dyx += dy[c, t] * xhat
+            mean_g[t] += gamma[c] * np.float64(dy[c, t]) / C
+            mean_gx[t] += gamma[c] * dy[c, t] * xhat / C
+        dgamma[c] = sum_dyx
+        dbeta[c] = sum_dy
+    for c in range(C):
+        for t in range(T):  # in the forward pass this was xhat = (x - m) * r
+            xhat = (x[c, t] - m[t]) * r[t]
+            dx[c, t] = r[t] * (gamma[c] * dy[c, t] - mean_g[t] - xhat * mean_gx[t])
+
+
+# The public pairs.
+
+
+def _parts(x):
+    """Room for dx, and for dgamma and dbeta of each sample."""
+    return np.empty(x.shape, x.dtype), np.empty(x.shape[:2], x.dtype), np.empty(x.shape[:2], x.dtype)
+
+
+def global_layer_norm_forward(x, gamma, beta, *, eps=EPS):
+    """Normalise x (B, C, T) over all channels and frames (gLN, Eq. 9-11): y (B, C, T)."""
+    (B,) = sizes("B", x=(x, "B C T"), gamma=(gamma, "C"), beta=(beta, "C"))
+    y, stats = np.empty(x.shape, x.dtype), np.empty((B, 2))
+    over_samples(_global_layer_norm_forward_cpu, (y, stats, x), (gamma, beta, eps))
+    return y, (x, stats, gamma)
+
+
+def global_layer_norm_backward(dy, cache):
+    """Return dx (B, C, T), dgamma (C,) and dbeta (C,)."""
+    x, stats, gamma = cache
+    dx, dgamma, dbeta = _parts(x)
+    arrays = (dx, dgamma, dbeta, dy, x, stats)
+    over_samples(_global_layer_norm_backward_cpu, arrays, (gamma,))
+    return dx, dgamma.sum(axis=0), dbeta.sum(axis=0)
+
+
+def _per_frame_forward(kernel, x, gamma, beta, eps):
+    B, T = sizes("B T", x=(x, "B C T"), gamma=(gamma, "C"), beta=(beta, "C"))
+    y, m, r = np.empty(x.shape, x.dtype), np.empty((B, T)), np.empty((B, T))
+    over_samples(kernel, (y, m, r, x), (gamma, beta, eps))
+    return y, (x, m, r, gamma)
+
+
+def _per_frame_backward(kernel, dy, cache):
+    x, m, r, gamma = cache
+    dx, dgamma, dbeta = _parts(x)
+    over_samples(kernel, (dx, dgamma, dbeta, dy, x, m, r), (gamma,))
+    return dx, dgamma.sum(axis=0), dbeta.sum(axis=0)
+
+
+def cumulative_layer_norm_forward(x, gamma, beta, *, eps=EPS):
+    """Normalise frame t of x (B, C, T) over frames 0..t (cLN, Eq. 12-14): y (B, C, T)."""
+    return _per_frame_forward(_cumulative_layer_norm_forward_cpu, x, gamma, beta, eps)
+
+
+def cumulative_layer_norm_backward(dy, cache):
+    """Return dx (B, C, T), dgamma (C,) and dbeta (C,)."""
+    return _per_frame_backward(_cumulative_layer_norm_backward_cpu, dy, cache)
+
+
+def channel_layer_norm_forward(x, gamma, beta, *, eps=EPS):
+    """Normalise each frame of x (B, C, T) over its channels alone: y (B, C, T)."""
+    return _per_frame_forward(_channel_layer_norm_forward_cpu, x, gamma, beta, eps)
+
+
+def channel_layer_norm_backward(dy, cache):
+    """Return dx (B, C, T), dgamma (C,) and dbeta (C,)."""
+    return _per_frame_backward(_channel_layer_norm_backward_cpu, dy, cache)

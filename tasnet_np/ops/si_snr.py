@@ -1,0 +1,147 @@
+"""Scale-invariant signal-to-noise ratio: what Conv-TasNet is trained to raise (Eq. 15 of the paper).
+
+How much of the estimate points along the target, against how much does not? Both have their mean
+removed first. With  p  the projection of the estimate e on the target s,
+
+    SI-SNR = 10 log10( |p|^2 / |e - p|^2 ),        p = (<e, s> / <s, s>) s
+
+Neither the level of e nor that of s matters: only the angle between them does. We make that plain by
+dividing both energies by |e|^2. With rho the cosine of the angle, |p|^2 = rho^2 |e|^2, and
+
+    y = 10 log10( (rho^2 + eps) / (1 - rho^2 + eps) )
+
+eps = 1e-8 bounds y to +-80 dB, at any level. (An eps beside the energies themselves would not: a quiet
+recording would then score worse than the same one amplified.)
+
+Shapes:   x (B, S, n) estimates,  target (B, S, n)  ->  y (B, S) in dB
+
+Backward: let u = s / |s|, a = <e, u>, E = |e|^2, R = |e - a u|^2 = E - a^2, so that
+y = (10 / ln 10) * (ln(a^2 + eps E) - ln(R + eps E)), with da = u, dE = 2 e and dR = 2 (e - a u):
+
+    de = dy * (10 / ln 10) * ( (2 a u + 2 eps e) / (a^2 + eps E)  -  (2 (e - a u) + 2 eps e) / (R + eps E) )
+
+The mean of de is zero already (e and u have none), so removing the mean of x changes nothing in dx.
+
+Silence. A signal whose mean square after removing the mean is at most 1e-24 (-240 dB below full scale)
+counts as silent. A silent target has no direction to compare with: y = 0 and dx = 0, so it teaches
+nothing. A silent estimate of a target that is not silent scores the worst value there is,
+10 log10(eps / (1 + eps)) = -80 dB, with dx = 0.
+"""
+
+import math
+
+import numpy as np
+
+from tasnet_np.device import cpu_kernel, over_samples, sizes
+
+EPS = 1e-8
+SILENCE = 1e-24  # mean square
+DB = 10 / math.log(10)
+
+
+def _parts_ref(x, target):
+    """Zero-mean estimate e, unit target u, projection a, energies E and R, and who is silent."""
+    n = x.shape[-1]
+    e = x - x.mean(axis=-1, keepdims=True, dtype=np.float64)
+    s = target - target.mean(axis=-1, keepdims=True, dtype=np.float64)
+    norm = np.sqrt((s * s).sum(axis=-1, keepdims=True))
+    silent_target = norm**2 <= SILENCE * n
+    u = s / np.where(silent_target, 1, norm)
+    a = (e * u).sum(axis=-1, keepdims=True)
+    E = (e * e).sum(axis=-1, keepdims=True)
+    R = ((e - a * u) ** 2).sum(axis=-1, keepdims=True)
+    silent_estimate = E <= SILENCE * n
+    return e, u, a, E, R, silent_target, silent_estimate
+
+
+def si_snr_forward_ref(x, *, target):
+    _, _, a, E, R, silent_target, silent_estimate = _parts_ref(x, target)
+    E, R = np.where(silent_estimate, 1, E), np.where(silent_estimate, 1, R)
+    a = np.where(silent_estimate, 0, a)
+    y = DB * (np.log(a * a + EPS * E) - np.log(R + EPS * E))
+    return np.where(silent_target, 0, y)[..., 0].astype(x.dtype)
+
+
+def si_snr_backward_ref(dy, x, *, target):
+    e, u, a, E, R, silent_target, silent_estimate = _parts_ref(x, target)
+    silent = silent_target | silent_estimate
+    along, across = np.where(silent, 1, a * a + EPS * E), np.where(silent, 1, R + EPS * E)
+    de = DB * ((2 * a * u + 2 * EPS * e) / along - (2 * (e - a * u) + 2 * EPS * e) / across)
+    dx = np.where(silent, 0, dy[..., None] * de)
+    return (dx.astype(x.dtype),)
+
+
+@cpu_kernel
+def _si_snr_forward_cpu(y, stats, x, target, eps, silence):
+    """stats holds, for each source, what the backward needs: mean of x, mean of target, |s|, a, E, R."""
+    S, n = x.shape
+    for s in range(S):
+        mean_x = 0.0
+        mean_s = 0.0
+        for i in range(n):
+            mean_x += np.float64(x[s, i])
+            mean_s += np.float64(target[s, i])
+        mean_x /= n
+        mean_s /= n
+        dot = 0.0
+        energy = 0.0
+        E = 0.0
+        for i in range(n):
+            e = x[s, i] - mean_x
+            t = target[s, i] - mean_s
+            dot += e * t
+            energy += t * t
+            E += e * e
+        norm = math.sqrt(energy)
+        silent_target = energy <= silence * n
+        silent_estimate = E <= silence * n
+        a = 0.0 if silent_target else dot / norm
+        R = 0.0
+        if not silent_target:
+            for i in range(n):
+                across = x[s, i] - mean_x - a * (target[s, i] - mean_s) / norm
+                R += across * across
+        stats[s, 0] = mean_x
+        stats[s, 1] = mean_s
+        stats[s, 2] = norm
+        stats[s, 3] = a
+        stats[s, 4] = 0.0 if silent_target or silent_estimate else E  # 0: no gradient
+        stats[s, 5] = R
+        if silent_target:
+            y[s] = 0
+        elif silent_estimate:
+            y[s] = DB * (math.log(eps) - math.log(1 + eps))
+        else:
+            y[s] = DB * (math.log(a * a + eps * E) - math.log(R + eps * E))
+
+
+@cpu_kernel
+def _si_snr_backward_cpu(dx, dy, x, target, stats, eps):
+    S, n = x.shape
+    for s in range(S):
+        mean_x, mean_s, norm, a, E, R = stats[s]
+        if E == 0:
+            dx[s] = 0
+            continue
+        along = 2 * DB * dy[s] / (a * a + eps * E)
+        across = 2 * DB * dy[s] / (R + eps * E)
+        for i in range(n):  # in the forward pass this was y = DB * (log(a^2 + eps E) - log(R + eps E))
+            e = x[s, i] - mean_x
+            p = a * (target[s, i] - mean_s) / norm
+            dx[s, i] = along * (p + eps * e) - across * (e - p + eps * e)
+
+
+def si_snr_forward(x, *, target):
+    """SI-SNR in dB of every estimate x (B, S, n) against its target (B, S, n): y (B, S)."""
+    B, S = sizes("B S", x=(x, "B S n"), target=(target, "B S n"))
+    y, stats = np.empty((B, S), x.dtype), np.empty((B, S, 6))
+    over_samples(_si_snr_forward_cpu, (y, stats, x, target), (EPS, SILENCE))
+    return y, (x, target, stats)
+
+
+def si_snr_backward(dy, cache):
+    """Return (dx,), of shape (B, S, n)."""
+    x, target, stats = cache
+    dx = np.empty(x.shape, x.dtype)
+    over_samples(_si_snr_backward_cpu, (dx, dy, x, target, stats), (EPS,))
+    return (dx,)

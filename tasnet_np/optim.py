@@ -1,0 +1,138 @@
+"""Optimisers: what to do with a gradient once it is there.
+
+All of them change arrays in place: `params` and `grads` are dicts with the same keys, as a model gives.
+Letters are those of the papers: theta for the parameters, g for the gradient, t for the step.
+"""
+
+import numpy as np
+
+
+def clip_gradients(grads, max_norm):
+    """Scale all gradients so that their common norm is at most `max_norm`; return the norm before.
+
+    g <- g * min(1, max_norm / |g|),   |g| over all arrays together (Pascanu et al. 2013)
+    """
+    norm = float(np.sqrt(sum(np.vdot(g, g).astype(np.float64) for g in grads.values())))
+    if norm > max_norm:
+        for g in grads.values():
+            g *= g.dtype.type(max_norm / norm)
+    return norm
+
+
+class SGD:
+    """Gradient descent with momentum.
+
+    v <- momentum * v + g,    theta <- theta - learning_rate * v       (v starts at 0)
+    """
+
+    def __init__(self, params, learning_rate=0.01, momentum=0.0):
+        self.params = params
+        self.learning_rate = learning_rate
+        self.momentum = momentum
+        self.steps = 0
+        self.v = {name: np.zeros_like(theta) for name, theta in params.items()}
+
+    def step(self, grads):
+        self.steps += 1
+        for name, theta in self.params.items():
+            v = self.v[name]
+            v *= self.momentum
+            v += grads[name]
+            theta -= self.learning_rate * v
+
+    def state(self):
+        """What a checkpoint has to hold: numbers and arrays, by name."""
+        numbers = {"steps": self.steps, "learning_rate": self.learning_rate}
+        return numbers, {f"v.{name}": v for name, v in self.v.items()}
+
+    def restore(self, numbers, arrays):
+        """Continue from what `state` returned."""
+        self.steps, self.learning_rate = numbers["steps"], numbers["learning_rate"]
+        for name, v in self.v.items():
+            v[...] = arrays[f"v.{name}"]
+
+
+class Adam:
+    """Adam (Kingma and Ba 2015, Algorithm 1), with L2 weight decay added to the gradient.
+
+    g <- g + weight_decay * theta
+    m <- beta1 * m + (1 - beta1) * g            first moment
+    v <- beta2 * v + (1 - beta2) * g^2          second moment
+    mhat = m / (1 - beta1^t),  vhat = v / (1 - beta2^t)         both start at 0: correct their bias
+    theta <- theta - learning_rate * mhat / (sqrt(vhat) + eps)
+    """
+
+    def __init__(self, params, learning_rate=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0):
+        self.params = params
+        self.learning_rate = learning_rate
+        self.betas = betas
+        self.eps = eps
+        self.weight_decay = weight_decay
+        self.steps = 0  # t in the paper
+        self.m = {name: np.zeros_like(theta) for name, theta in params.items()}
+        self.v = {name: np.zeros_like(theta) for name, theta in params.items()}
+
+    def step(self, grads):
+        self.steps += 1
+        beta1, beta2 = self.betas
+        bias1, bias2 = 1 - beta1**self.steps, 1 - beta2**self.steps
+        for name, theta in self.params.items():
+            g = grads[name]
+            if self.weight_decay:
+                g = g + self.weight_decay * theta
+            m, v = self.m[name], self.v[name]
+            m *= beta1
+            m += (1 - beta1) * g
+            v *= beta2
+            v += (1 - beta2) * g * g
+            theta -= self.learning_rate * (m / bias1) / (np.sqrt(v / bias2) + self.eps)
+
+    def state(self):
+        """What a checkpoint has to hold: numbers and arrays, by name."""
+        numbers = {"steps": self.steps, "learning_rate": self.learning_rate}
+        moments = {"m": self.m, "v": self.v}
+        arrays = {f"{k}.{name}": a for k, moment in moments.items() for name, a in moment.items()}
+        return numbers, arrays
+
+    def restore(self, numbers, arrays):
+        """Continue from what `state` returned."""
+        self.steps, self.learning_rate = numbers["steps"], numbers["learning_rate"]
+        for name in self.params:
+            self.m[name][...] = arrays[f"m.{name}"]
+            self.v[name][...] = arrays[f"v.{name}"]
+
+
+class HalveOnPlateau:
+    """Multiply the learning rate by `factor` when the loss has not improved for a while.
+
+    An improvement is a loss below the best one so far by more than `threshold`. After more than
+    `patience` calls in a row without one, the rate is lowered (never below `minimum`).
+    """
+
+    def __init__(self, optimizer, factor=0.5, patience=3, threshold=1e-4, minimum=1e-8):
+        self.optimizer = optimizer
+        self.factor = factor
+        self.patience = patience
+        self.threshold = threshold
+        self.minimum = minimum
+        self.best = np.inf
+        self.waited = 0
+
+    def step(self, loss):
+        """Report a loss (lower is better)."""
+        if loss < self.best - self.threshold:
+            self.best, self.waited = loss, 0
+            return
+        self.waited += 1
+        if self.waited > self.patience:
+            rate = self.optimizer.learning_rate * self.factor
+            self.optimizer.learning_rate = max(rate, self.minimum)
+            self.waited = 0
+
+    def state(self):
+        """What a checkpoint has to hold."""
+        return {"best": float(self.best), "waited": self.waited}
+
+    def restore(self, numbers):
+        """Continue from what `state` returned."""
+        self.best, self.waited = numbers["best"], numbers["waited"]
