@@ -125,8 +125,8 @@ class HalveOnPlateau:
             return
         self.waited += 1
         if self.waited > self.patience:
-            rate = self.optimizer.learning_rate * self.factor
-            self.optimizer.learning_rate = max(rate, self.minimum)
+            rate = self.optimizer.learning_rate
+            self.optimizer.learning_rate = min(rate, max(rate * self.factor, self.minimum))
             self.waited = 0
 
     def state(self):

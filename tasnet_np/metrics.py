@@ -1,0 +1,107 @@
+"""How close an estimate is to its target, in dB: SI-SNR, SDR, and what was gained over the mixture.
+
+All measures run over the last axis, in float64, and accept any leading axes that broadcast: sources
+(B, 2, samples) compare with a mixture (B, 1, samples).
+"""
+
+import numpy as np
+
+from tasnet_np.files import UserError
+
+EPS = 1e-8  # keeps the SI-SNR within +-80 dB
+
+
+def si_snr(estimate, target):
+    """Scale-invariant signal-to-noise ratio (Luo and Mesgarani 2019, Eq. 15).
+
+    Both signals lose their mean. The part of the estimate along the target counts as signal, the
+    rest as noise. With theta the angle between the two, the ratio is cos^2(theta) / sin^2(theta):
+    neither level nor polarity matters.
+
+    Parameters
+    ----------
+    estimate, target : ndarray, shape (..., samples)
+
+    Returns
+    -------
+    ndarray, shape (...), float64, in dB
+        80 for a perfect estimate, -80 for a silent or an orthogonal one, NaN where the target is
+        silent. A constant signal is silent, too.
+
+    Raises
+    ------
+    UserError
+        If the two do not have the same number of samples, at least one.
+    """
+    estimate, target = _pair(estimate, target)
+    estimate = _unit_norm(estimate)
+    target = _unit_norm(target)
+    cos = np.sum(estimate * target, axis=-1, keepdims=True)  # (..., 1)
+    residual = estimate - cos * target  # (..., samples)
+    cos2 = cos[..., 0] ** 2
+    sin2 = np.sum(residual**2, axis=-1)  # 1 - cos2 would lose the digits of a good estimate
+    sin2 = np.where(np.any(estimate, axis=-1), sin2, 1.0)
+    ratio_db = 10 * np.log10((cos2 + EPS) / (sin2 + EPS))
+    return np.where(np.any(target, axis=-1), ratio_db, np.nan)
+
+
+def si_snr_improvement(estimate, target, mixture):
+    """SI-SNR of the estimate less that of the unprocessed mixture: SI-SNRi, in dB."""
+    return si_snr(estimate, target) - si_snr(mixture, target)
+
+
+def sdr(estimate, target):
+    """Signal-to-distortion ratio in dB: every difference counts, that of level included.
+
+    Parameters
+    ----------
+    estimate, target : ndarray, shape (..., samples)
+
+    Returns
+    -------
+    ndarray, shape (...), float64, in dB
+        Infinite where the two are equal, NaN where the target is silent.
+
+    Raises
+    ------
+    UserError
+        If the two do not have the same number of samples, at least one.
+    """
+    estimate, target = _pair(estimate, target)
+    signal = np.sum(target**2, axis=-1)
+    distortion = np.sum((target - estimate) ** 2, axis=-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(signal > 0, 10 * np.log10(signal / distortion), np.nan)
+
+
+def sdr_improvement(estimate, target, mixture):
+    """SDR of the estimate less that of the unprocessed mixture: SDRi, in dB."""
+    return sdr(estimate, target) - sdr(mixture, target)
+
+
+def without_mean(x):
+    """x (..., samples) less its mean, in float64; zeros where only float32's rounding is left."""
+    x = np.asarray(x, np.float64)
+    centred = x - np.mean(x, axis=-1, keepdims=True)
+    largest = np.max(np.abs(centred), axis=-1, keepdims=True)
+    rounding = np.finfo(np.float32).eps * np.max(np.abs(x), axis=-1, keepdims=True)
+    return np.where(largest <= rounding, 0.0, centred)
+
+
+def _pair(estimate, target):
+    """Both in float64, once their lengths are known to agree: a length of 1 would broadcast."""
+    estimate = np.asarray(estimate, np.float64)
+    target = np.asarray(target, np.float64)
+    if estimate.shape[-1:] != target.shape[-1:] or estimate.shape[-1:] in [(), (0,)]:
+        raise UserError(
+            f"estimate of shape {estimate.shape} and target of shape {target.shape}: "
+            "give both the same number of samples, at least one"
+        )
+    return estimate, target
+
+
+def _unit_norm(x):
+    """x without its mean, at norm 1, or zeros where it is silent."""
+    x = without_mean(x)
+    norm = np.sqrt(np.sum(x**2, axis=-1, keepdims=True))
+    return x / np.where(norm == 0, 1.0, norm)

@@ -1,0 +1,148 @@
+"""Pictures: spectrograms of recordings, and the learning curves of a training run.
+
+Matplotlib takes a while to import, so that only the functions that draw do so.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from tasnet_np.files import UserError, atomic_path
+
+WINDOW_SECONDS = 0.032  # shows the harmonics of a voice, and still its syllables
+RANGE_DB = 80.0  # from the loudest point down to the end of the colour scale
+SMALLEST = 1e-10  # of the amplitude, so that silence has a logarithm
+
+
+def spectrograms(path, signals, rate):
+    """Draw spectrograms below each other, with one colour scale for all.
+
+    Parameters
+    ----------
+    path : str or Path
+        The picture to write: .png, .pdf, .svg.
+    signals : dict of str to ndarray, shape (n,)
+        By title, such as {"noisy": ..., "denoised": ...}.
+    rate : int
+        Hz, of all signals.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    UserError
+        There is no signal, one is not of shape (n,) with at least one sample, or the picture cannot
+        be written.
+    """
+    if not signals:
+        raise UserError("signals: none given; give at least one")
+    for title, signal in signals.items():
+        if np.ndim(signal) != 1 or np.size(signal) == 0:
+            raise UserError(f"{title}: has shape {np.shape(signal)}; give one channel, shape (n,)")
+    levels_db = {title: spectrogram(signal, rate) for title, signal in signals.items()}
+    top_db = max(level_db.max() for level_db in levels_db.values())
+
+    figure = _figure(height=0.8 + 2.0 * len(signals))
+    axes = figure.subplots(len(signals), sharex=True, squeeze=False)[:, 0]
+    for ax, (title, level_db) in zip(axes, levels_db.items()):
+        image = ax.imshow(
+            level_db,
+            cmap="magma",
+            vmin=top_db - RANGE_DB,
+            vmax=top_db,
+            origin="lower",
+            aspect="auto",
+            extent=(0, len(signals[title]) / rate, 0, rate / 2000),
+        )
+        ax.set_title(title, loc="left")
+        ax.set_ylabel("frequency (kHz)")
+    axes[-1].set_xlabel("time (s)")
+    figure.colorbar(image, ax=axes, label="level (dB re full-scale sine)")
+    _save(figure, path)
+    return figure
+
+
+def spectrogram(signal, rate):
+    """Levels of the short-time Fourier transform, frame k centred at k hops.
+
+    Parameters
+    ----------
+    signal : ndarray, shape (n,)
+    rate : int
+        Hz.
+
+    Returns
+    -------
+    ndarray, shape (window // 2 + 1, frames)
+        In dB; a sine of amplitude 1 has 0 dB.
+    """
+    window = 2 * max(1, round(WINDOW_SECONDS * rate / 2))
+    hop = max(1, window // 4)
+    padded = np.pad(np.asarray(signal, np.float64), window // 2)
+    frames = np.lib.stride_tricks.sliding_window_view(padded, window)[::hop]  # (frames, window)
+    taper = np.hanning(window + 1)[:-1]
+    amplitudes = np.abs(np.fft.rfft(frames * taper)) / (taper.sum() / 2)
+    return 20 * np.log10(np.maximum(amplitudes.T, SMALLEST))
+
+
+def learning_curves(path, records):
+    """Draw the loss in training and the SI-SNRi in validation, over the steps of a run.
+
+    Parameters
+    ----------
+    path : str or Path
+        The picture to write: .png, .pdf, .svg.
+    records : list of dict
+        The lines of ``log.jsonl``: {"step": ..., "loss": ...} from training and
+        {"step": ..., "validation": row} from validation, with the last row of `evaluate`.
+        Other keys do not matter.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    UserError
+        There is no such record, or the picture cannot be written.
+    """
+    training = [record for record in records if "loss" in record]
+    validation = [record for record in records if "validation" in record]
+    if not training and not validation:
+        raise UserError(f"{path}: nothing to draw, the log has no step yet; train for longer")
+
+    figure = _figure(height=5.0)
+    loss, improvement = figure.subplots(2, sharex=True)
+    steps = [record["step"] for record in training]
+    loss.plot(steps, [record["loss"] for record in training], color="tab:gray", linewidth=0.8)
+    loss.set_ylabel("training loss (dB)")
+    steps = [record["step"] for record in validation]
+    for source, style in {"speech": "o-", "noise": "s--"}.items():
+        values = [record["validation"][f"{source}_si_snri_db"] for record in validation]
+        improvement.plot(steps, values, style, markersize=4, label=source)
+    improvement.legend()
+    improvement.set_ylabel("validation SI-SNRi (dB)")
+    improvement.set_xlabel("step")
+    for ax in (loss, improvement):
+        ax.grid(alpha=0.3)
+    _save(figure, path)
+    return figure
+
+
+def _figure(height):
+    """An empty figure; not made by pyplot, which would keep it and look for a screen."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(8, height), layout="constrained")
+
+
+def _save(figure, path):
+    """Write the figure in the format of the path's suffix."""
+    suffix = Path(path).suffix[1:].lower()
+    formats = figure.canvas.get_supported_filetypes()
+    if suffix not in formats:
+        raise UserError(f"{path}: not a kind of picture; use .png, .pdf or .svg")
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=150)

@@ -1,0 +1,30 @@
+"""Fixtures that several test files use."""
+
+import numpy as np
+import pytest
+import soundfile
+
+RATE = 8000
+
+
+def _write(path, samples, rate=RATE):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, samples, rate, subtype="FLOAT")
+
+
+@pytest.fixture(scope="session")
+def recordings(tmp_path_factory):
+    """Folders `speech` (three speakers, hummed vowels) and `noise` (five noises), one second each."""
+    folder = tmp_path_factory.mktemp("recordings")
+    rng = np.random.default_rng(0)
+    time = np.arange(RATE) / RATE
+    for speaker, pitch in (("alto", 220), ("bass", 90), ("tenor", 140)):
+        for clip in range(3):
+            glide = pitch * (1 + 0.1 * np.sin(2 * np.pi * (1 + clip) * time))
+            phase = 2 * np.pi * np.cumsum(glide) / RATE
+            voice = sum(np.sin(k * phase) / k for k in range(1, 9)) * np.hanning(RATE)
+            _write(folder / "speech" / speaker / f"{clip}.wav", 0.1 * voice)
+    for noise in range(5):
+        hiss = rng.standard_normal(RATE)
+        _write(folder / "noise" / f"{noise}.wav", 0.1 * np.convolve(hiss, rng.standard_normal(5), "same"))
+    return folder

@@ -1,0 +1,292 @@
+"""The commands as a user types them: what they print, what they write, and how they refuse."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+
+import tasnet_np
+from tasnet_np.cli import main
+from tasnet_np.metrics import si_snr
+from tasnet_np.model import Config, ConvTasNet
+from tasnet_np.train import Recipe, train
+
+CONFIG = Config(filters=16, filter_length=8, bottleneck=8, hidden=12, skip=8, blocks=2, repeats=1)
+
+
+@pytest.fixture(scope="module")
+def trained(recordings, tmp_path_factory):
+    """The folder of a short run on the recordings."""
+    out = tmp_path_factory.mktemp("trained") / "run"
+    recipe = Recipe(batch=2, seconds=0.3, learning_rate=0.02, validate_every=10, validation_mixtures=2)
+    train(recordings / "speech", recordings / "noise", out, CONFIG, recipe, steps=60)
+    return out
+
+
+@pytest.fixture
+def noisy(tmp_path):
+    rng = np.random.default_rng(0)
+    path = tmp_path / "noisy.wav"
+    soundfile.write(path, 0.1 * rng.standard_normal(4000), 8000, subtype="PCM_16")
+    return path
+
+
+def refused(capsys, *arguments):
+    """Run a command that must fail; return its one line."""
+    status = main([str(argument) for argument in arguments])
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert status == 2
+    assert len(errors) == 1
+    return errors[0]
+
+
+def everything_below(folder):
+    return sorted((str(path), path.stat().st_size) for path in folder.rglob("*"))
+
+
+def test_python_m_and_the_script_are_the_same():
+    for command in ([sys.executable, "-m", "tasnet_np"], [shutil.which("tasnet-np", path=os.path.dirname(sys.executable))]):
+        done = subprocess.run([*command, "info", "--preset", "small"], capture_output=True, text=True)
+        assert done.returncode == 0
+        assert "331,289 (1.3 MB)" in done.stdout
+
+
+def test_gradcheck_prints_a_table_that_passes(capsys):
+    assert main(["gradcheck"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == "all pass (tolerance 1e-06, float64)"
+    rows = {line[:44].strip(): line.split() for line in lines[1:-1]}
+    assert {"depthwise even taps", "si_snr", "whole model with loss, origin, reduced"} <= rows.keys()
+    assert all(row[-1] == "pass" and float(row[-2]) < 1e-6 and float(row[-3]) < 1e-6 for row in rows.values())
+
+
+def test_gradcheck_fails_on_a_wrong_gradient(capsys, monkeypatch):
+    from tasnet_np import gradcheck, ops
+
+    wrong = ops.OPS["relu"]._replace(backward=lambda dy, cache: (dy,))
+    cases = [case._replace(op=wrong) if case.op.name == "relu" else case for case in gradcheck.CASES]
+    monkeypatch.setattr(gradcheck, "CASES", cases)
+    assert main(["gradcheck"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines if line.endswith("FAIL")] == ["relu"]
+    assert lines[-1] == "1 failed"
+
+
+@pytest.mark.parametrize(
+    "preset, words",
+    [
+        ("small", ["8000 Hz", "253 frames (0.254 s)", "2 ms (16 samples", "causal             yes"]),
+        ("paper", ["4,984,881", "1531 frames", "the whole recording (not causal)"]),
+        ("origin", ["5,017,649", "33 ms (528 samples", "31 frames x 16", "separate decoders", "first 5 blocks"]),
+    ],
+)
+def test_info_describes_a_preset(capsys, preset, words):
+    assert main(["info", "--preset", preset]) == 0
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in words)
+    assert "memory for 10 s" in printed
+
+
+def test_info_describes_a_run(capsys, trained):
+    assert main(["info", "--model", str(trained), "--seconds", "60"]) == 0
+    printed = capsys.readouterr().out
+    assert f"{CONFIG.parameter_count:,}" in printed
+    assert f"{CONFIG.inference_bytes(480_000) / 1e6:.0f} MB to denoise" in printed
+
+
+def test_train_denoise_evaluate_from_the_shell(recordings, tmp_path, capsys):
+    out = tmp_path / "run"
+    folders = ["--speech", str(recordings / "speech"), "--noise", str(recordings / "noise")]
+    recipe = ["--seconds", "0.2", "--batch", "2", "--validate-every", "5", "--validation-mixtures", "1"]
+    assert main(["train", *folders, "--out", str(out), "--steps", "6", *recipe, "--hold-out", "bass"]) == 0
+    assert list(json.loads((out / "config.json").read_text())["data"]["validation"]["speakers"]) == ["bass"]
+    assert main(["train", "--out", str(out), "--resume", "--steps", "8"]) == 0
+    capsys.readouterr()
+
+    assert main(["evaluate", "--model", str(out), *folders, "--mixtures", "2", "--seconds", "0.3", "--json"]) == 0
+    printed = capsys.readouterr()
+    rows = json.loads(printed.out)
+    assert [row["snr_db"] for row in rows] == [-5, 0, 5, 10, 15, "all"]
+    assert rows[-1]["mixtures"] == 10
+    assert "using only the speakers and noises held out" in printed.err
+    for row in rows[:-1]:
+        assert row["speech_unprocessed_db"] == pytest.approx(row["snr_db"], abs=1.5)
+        assert row["speech_si_snri_db"] == pytest.approx(row["speech_si_snr_db"] - row["speech_unprocessed_db"])
+
+
+def test_evaluate_on_other_recordings_uses_all_of_them(recordings, trained, tmp_path, capsys):
+    other = tmp_path / "other"
+    shutil.copytree(recordings, other)
+    arguments = ["--speech", str(other / "speech"), "--noise", str(other / "noise"), "--mixtures", "3"]
+    assert main(["evaluate", "--model", str(trained), *arguments, "--seconds", "0.5"]) == 0
+    printed = capsys.readouterr()
+    assert "held out" not in printed.err
+    assert len(printed.out.splitlines()) == 8
+
+
+def test_denoise_improves_a_held_out_mixture_and_keeps_its_level(recordings, trained, tmp_path, capsys):
+    from tasnet_np.data import fixed_batches, load_corpus, split
+
+    corpus, _ = load_corpus(recordings / "speech", recordings / "noise", 8000)
+    (batch,) = fixed_batches(split(corpus, seed=0)[1], samples=8000, rate=8000, snrs_db=[0], per_snr=1)
+    soundfile.write(tmp_path / "noisy.wav", batch.mixture[0], 8000, subtype="PCM_16")
+    out, noise_out = tmp_path / "clean.wav", tmp_path / "noise.wav"
+    arguments = [tmp_path / "noisy.wav", "--model", trained, "-o", out, "--noise-out", noise_out]
+    assert main(["denoise", *map(str, arguments)]) == 0
+    assert capsys.readouterr().out.split() == [str(out), str(noise_out)]
+    clean, rate = soundfile.read(out)
+    assert (len(clean), rate, soundfile.info(out).subtype) == (8000, 8000, "PCM_16")
+    speech = batch.sources[0, 0]
+    assert si_snr(clean, speech) > si_snr(batch.mixture[0], speech) + 2
+    assert 10 * np.log10(np.mean(clean**2) / np.mean(speech**2)) == pytest.approx(0, abs=2)
+
+
+def test_compare_prints_what_was_gained(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    speech, noise = 0.1 * rng.standard_normal((2, 8000))
+    for name, gain in (("clean", 0), ("noisy", 1), ("denoised", 0.1)):
+        soundfile.write(tmp_path / f"{name}.wav", speech + gain * noise, 8000, subtype="FLOAT")
+    files = [str(tmp_path / name) for name in ("noisy.wav", "denoised.wav")]
+    picture = tmp_path / "picture.png"
+    arguments = ["compare", "--clean", str(tmp_path / "clean.wav"), *files]
+    assert main([*arguments, "--plot", str(picture), "--json"]) == 0
+    noisy, denoised = json.loads(capsys.readouterr().out)
+    assert noisy["si_snr_db"] == pytest.approx(0, abs=0.3) and noisy["si_snri_db"] == 0
+    assert denoised["si_snr_db"] == pytest.approx(20, abs=0.3)
+    assert denoised["si_snri_db"] == pytest.approx(20, abs=0.3)
+    assert (denoised["seconds"], denoised["level_db"]) == (1, pytest.approx(-20, abs=0.2))
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert main(arguments) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    soundfile.write(files[0], speech[:-1], 8000)
+    assert "noisy.wav" in refused(capsys, *arguments)
+
+
+# Bad input: one line, exit status 2, nothing written.
+
+
+def test_missing_and_empty_folders(capsys, recordings, trained, tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    before = everything_below(tmp_path)
+    good, out = recordings / "speech", tmp_path / "run"
+    for bad in (tmp_path / "missing", empty):
+        assert str(bad) in refused(capsys, "train", "--speech", bad, "--noise", recordings / "noise", "--out", out)
+        assert str(bad) in refused(capsys, "train", "--speech", good, "--noise", bad, "--out", out)
+        assert str(bad) in refused(capsys, "evaluate", "--model", trained, "--speech", bad, "--noise", good)
+        assert str(bad) in refused(capsys, "denoise", bad, "--model", trained, "-o", out)
+    assert everything_below(tmp_path) == before
+
+
+def _broken_wavs(folder):
+    good = folder / "good.wav"
+    soundfile.write(good, 0.1 * np.ones(2000), 8000, subtype="PCM_16")
+    whole = good.read_bytes()
+    files = {
+        "truncated.wav": whole[:1000],
+        "zero-length.wav": b"",
+        "no-samples.wav": whole[:40] + bytes(4),
+        "text.wav": b"this is not audio",
+        "rate-0.wav": whole[:24] + bytes(4) + whole[28:],
+    }
+    for name, contents in files.items():
+        (folder / name).write_bytes(contents)
+    for name, value in (("nan.wav", np.nan), ("inf.wav", np.inf)):
+        samples = 0.1 * np.ones(2000)
+        samples[1000] = value
+        soundfile.write(folder / name, samples, 8000, subtype="FLOAT")
+    return [*files, "nan.wav", "inf.wav"]
+
+
+def test_broken_recordings_cannot_be_denoised(capsys, trained, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in _broken_wavs(folder):
+        message = refused(capsys, "denoise", folder / name, "--model", trained, "-o", tmp_path / "out.wav")
+        assert name in message
+        assert not (tmp_path / "out.wav").exists()
+
+
+def test_broken_recordings_among_good_ones(capsys, recordings, trained, tmp_path):
+    """denoise does the good ones and says which it could not do; training skips them."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    names = _broken_wavs(folder)
+    assert main(["denoise", str(folder), "--model", str(trained), "-o", str(tmp_path / "out")]) == 2
+    errors = capsys.readouterr().err
+    assert all(name in errors for name in names)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["good.wav"]
+
+
+def test_output_that_cannot_be_written(capsys, trained, noisy, tmp_path):
+    (tmp_path / "file").touch()
+    before = everything_below(tmp_path)
+    denoise = ["denoise", noisy, "--model", trained, "-o"]
+    assert "noisy.wav" in refused(capsys, *denoise, noisy)
+    assert "file" in refused(capsys, *denoise, tmp_path / "file" / "out.wav")
+    assert everything_below(tmp_path) == before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="/proc is a folder nobody can write to, on Linux")
+def test_a_folder_nobody_can_write_to(capsys, recordings, trained, noisy):
+    assert "/proc" in refused(capsys, "denoise", noisy, "--model", trained, "-o", "/proc/out.wav")
+    folders = ["--speech", recordings / "speech", "--noise", recordings / "noise"]
+    assert "/proc/run" in refused(capsys, "train", *folders, "--out", "/proc/run", "--steps", 1)
+
+
+def test_models_that_cannot_be_used(capsys, noisy, trained, tmp_path):
+    text = tmp_path / "text.npz"
+    text.write_text("hello")
+    cut = tmp_path / "cut.npz"
+    cut.write_bytes((trained / "best.npz").read_bytes()[:3000])
+    for bad in (text, cut, tmp_path / "missing.npz", tmp_path):
+        assert str(bad) in refused(capsys, "denoise", noisy, "--model", bad, "-o", tmp_path / "out.wav")
+        assert str(bad) in refused(capsys, "info", "--model", bad)
+    assert not (tmp_path / "out.wav").exists()
+
+
+def test_a_model_trained_at_another_rate_resamples(trained, tmp_path, capsys):
+    path = tmp_path / "hifi.wav"
+    soundfile.write(path, 0.1 * np.random.default_rng(0).standard_normal((4410, 2)), 44100, subtype="PCM_24")
+    assert main(["denoise", str(path), "--model", str(trained), "-o", str(tmp_path / "out.wav")]) == 0
+    info = soundfile.info(tmp_path / "out.wav")
+    assert (info.samplerate, info.frames, info.channels, info.subtype) == (44100, 4410, 2, "PCM_24")
+    assert "lost all above 4 kHz" in capsys.readouterr().err
+
+
+def test_numbers_that_make_no_sense(capsys, recordings, trained, tmp_path):
+    train_here = ["train", "--speech", recordings / "speech", "--noise", recordings / "noise", "--out", tmp_path / "r"]
+    assert "--minutes -1" in refused(capsys, *train_here, "--minutes", -1)
+    assert "--steps 0" in refused(capsys, *train_here, "--steps", 0)
+    assert "batch must be at least 1, not 0" in refused(capsys, *train_here, "--batch", 0)
+    assert "no preset 'huge'" in refused(capsys, *train_here, "--preset", "huge")
+    assert "snr_db 5.0 to 1.0" in refused(capsys, *train_here, "--snr-db", 5, 1, "--steps", 1)
+    assert "give only --out" in refused(capsys, *train_here, "--resume")
+    assert "give both folders" in refused(capsys, "train", "--out", tmp_path / "r")
+    assert "give one of them" in refused(capsys, "info")
+    assert "--mixtures 0" in refused(
+        capsys, "evaluate", "--model", trained, "--speech", "x", "--noise", "x", "--mixtures", 0
+    )
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_run_of_another_model_is_not_overwritten(capsys, recordings, tmp_path):
+    out = tmp_path / "run"
+    out.mkdir()
+    tasnet_np.save(ConvTasNet(CONFIG), out / "best.npz")
+    before = everything_below(tmp_path)
+    folders = ["--speech", recordings / "speech", "--noise", recordings / "noise"]
+    assert "exists already" in refused(capsys, "train", *folders, "--out", out)
+    assert everything_below(tmp_path) == before
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    command = f"{sys.executable} -m tasnet_np gradcheck | head -1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.stdout.startswith("op ")
+    assert done.stderr == ""

@@ -1,0 +1,262 @@
+"""Training: resumed runs are the same runs, and whatever goes wrong leaves a usable folder."""
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import tasnet_np
+from tasnet_np import UserError, checkpoint
+from tasnet_np.data import Batch
+from tasnet_np.model import Config, ConvTasNet
+from tasnet_np.train import Recipe, Trainer, read_run, resume, train
+
+CONFIG = Config(filters=16, filter_length=8, bottleneck=8, hidden=12, skip=8, blocks=2, repeats=1)
+RECIPE = Recipe(batch=2, seconds=0.2, validate_every=4, validation_mixtures=2, patience=0, learning_rate=0.02)
+
+
+def run(recordings, out, recipe=RECIPE, **limits):
+    return train(recordings / "speech", recordings / "noise", out, CONFIG, recipe, **limits)
+
+
+def records(out):
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+def history(out):
+    """Everything that the log says but the time it took."""
+    return [{k: v for k, v in record.items() if k != "seconds"} for record in records(out)]
+
+
+def assert_same_run(one, other):
+    assert history(one) == history(other)
+    for name in ("last.npz", "best.npz"):
+        a, b = checkpoint.read(one / name), checkpoint.read(other / name)
+        assert {k: v for k, v in a.numbers.items() if k != "seconds"} == {
+            k: v for k, v in b.numbers.items() if k != "seconds"
+        }
+        for left, right in ((a.model.params, b.model.params), (a.arrays, b.arrays)):
+            assert left.keys() == right.keys()
+            assert all(left[key].tobytes() == right[key].tobytes() for key in left)
+
+
+def test_a_run_learns_and_writes_what_it_promises(recordings, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert run(recordings, out, steps=60) is True
+    assert sorted(path.name for path in out.iterdir()) == ["best.npz", "config.json", "last.npz", "log.jsonl"]
+    losses = [record["loss"] for record in records(out) if "loss" in record]
+    assert len(losses) == 60
+    assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 3
+    scores = [r["validation"]["speech_si_snri_db"] for r in records(out) if "validation" in r]
+    assert len(scores) == 15
+    config, recipe, about, goal = read_run(out)
+    assert (config, recipe, goal) == (CONFIG, RECIPE, {"minutes": None, "steps": 60})
+    training, validation = about["training"], about["validation"]
+    assert not set(training["speakers"]) & set(validation["speakers"])
+    assert not set(training["noises"]) & set(validation["noises"])
+    assert len(training["speakers"]) == 2 and len(validation["noises"]) == 1
+    printed = capsys.readouterr()
+    assert "training: 6 clips of 2 speakers" in printed.out
+    assert f"{CONFIG.parameter_count:,} parameters" in printed.out
+    assert "60/60 step" in printed.err
+
+
+def test_best_is_the_best_of_the_validations(recordings, tmp_path):
+    out = tmp_path / "run"
+    run(recordings, out, steps=24)
+    scores = {r["step"]: r["validation"]["speech_si_snri_db"] for r in records(out) if "validation" in r}
+    assert checkpoint.read(out / "last.npz").numbers["best_si_snri"] == max(scores.values())
+    best = max(scores, key=scores.get)
+    shorter = tmp_path / "shorter"
+    run(recordings, shorter, steps=best)
+    at_best, stored = checkpoint.load(shorter / "last.npz"), checkpoint.load(out)
+    assert all(at_best.params[k].tobytes() == stored.params[k].tobytes() for k in stored.params)
+
+
+@pytest.mark.parametrize("stops", [[4], [5], [3, 9], [1, 2, 11]])
+def test_a_resumed_run_is_the_same_run(recordings, tmp_path, stops):
+    """Also across plateaus, which lower the learning rate, and stops between validations."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    run(recordings, whole, steps=12)
+    rates = [r["learning_rate"] for r in records(whole) if "loss" in r]
+    run(recordings, parts, steps=stops[0])
+    for steps in [*stops[1:], 12]:
+        resume(parts, steps=steps)
+    # A stop between two validations adds one there; the steps are the same.
+    assert [r for r in history(parts) if "loss" in r] == [r for r in history(whole) if "loss" in r]
+    assert history(parts)[-1] == history(whole)[-1]
+    assert rates[0] == RECIPE.learning_rate
+    a, b = (checkpoint.read(out / "last.npz") for out in (whole, parts))
+    assert all(a.arrays[key].tobytes() == b.arrays[key].tobytes() for key in a.arrays)
+
+
+def test_the_learning_rate_falls_on_a_plateau_and_stays_low_after_resuming(recordings, tmp_path):
+    recipe = dataclasses.replace(RECIPE, learning_rate=4e-8, validate_every=1)  # too low to improve
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    run(recordings, whole, recipe, steps=12)
+    run(recordings, parts, recipe, steps=7)
+    resume(parts, steps=12)
+    rates = [r["learning_rate"] for r in records(whole) if "loss" in r]
+    assert min(rates) < 4e-8
+    assert_same_run(whole, parts)
+
+
+def test_what_was_logged_after_the_last_checkpoint_is_done_again(recordings, tmp_path):
+    """As if killed between two checkpoints, in the middle of a line."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run(recordings, whole, steps=12)
+    run(recordings, killed, steps=8)
+    with open(killed / "log.jsonl", "a") as log:
+        log.write('{"step": 9, "loss": 1.0}\n{"step": 10, "lo')
+    resume(killed, steps=12)
+    assert_same_run(whole, killed)
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_again(recordings, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run(recordings, whole, steps=4)
+    shutil.copytree(whole, killed)
+    for name in ("last.npz", "best.npz", "log.jsonl"):
+        (killed / name).unlink()
+    resume(killed)
+    assert_same_run(whole, killed)
+
+
+def test_minutes_stop_a_run(recordings, tmp_path):
+    out = tmp_path / "run"
+    started = time.monotonic()
+    assert run(recordings, out, minutes=0.02) is True
+    assert time.monotonic() - started > 1.2
+    seconds = [record["seconds"] for record in records(out) if "loss" in record]
+    assert seconds[-1] >= 1.2 or len(seconds) == 1
+    assert seconds[-2:][0] < 1.2
+
+
+def _started(recordings, out, *more):
+    command = [sys.executable, "-m", "tasnet_np", "train", "--speech", recordings / "speech"]
+    command += ["--noise", recordings / "noise", "--out", out, "--seconds", "0.1", "--batch", "1", *more]
+    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while not ((out / "log.jsonl").exists() and len((out / "log.jsonl").read_bytes()) > 300):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.05)
+    return process
+
+
+def test_ctrl_c_stops_cleanly_and_loses_nothing(recordings, tmp_path):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    process = _started(recordings, stopped, "--steps", "100000")
+    process.send_signal(signal.SIGINT)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    done = records(stopped)[-1]["step"]
+    assert f"stopped after step {done}; continue with: tasnet-np train --out {stopped} --resume" in printed.decode()
+    assert checkpoint.read(stopped / "last.npz").numbers["optimizer"]["steps"] == done
+    assert not list(stopped.glob(".*"))
+
+    assert resume(stopped, steps=done + 3) is True
+    _, recipe, about, _ = read_run(stopped)
+    train(about["speech"], about["noise"], whole, Config(), recipe, steps=done + 3)
+    assert_same_run(whole, stopped)
+
+
+def test_a_killed_run_resumes(recordings, tmp_path):
+    out = tmp_path / "run"
+    process = _started(recordings, out, "--steps", "100000", "--validate-every", "2", "--validation-mixtures", "1")
+    while not (out / "last.npz").exists():
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    step = checkpoint.read(out / "last.npz").numbers["optimizer"]["steps"]
+    assert resume(out, steps=step + 1) is True
+    steps = [record["step"] for record in records(out) if "loss" in record]
+    assert steps == list(range(1, step + 2))
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_checkpoint(recordings, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    run(recordings, out, steps=8)
+    before = (out / "last.npz").read_bytes()
+    right = Trainer.step
+
+    def poisoned(self, batch):
+        if self.steps == 9:
+            batch = Batch(np.full_like(batch.mixture, np.nan), batch.sources, batch.snr_db, batch.names)
+        return right(self, batch)
+
+    monkeypatch.setattr(Trainer, "step", poisoned)
+    with pytest.raises(UserError) as caught:
+        resume(out, steps=12)
+    message = str(caught.value)
+    assert message.startswith("step 10: loss nan") and "--learning-rate" in message
+    assert " dB" in message and ".wav" in message  # which batch
+    assert (out / "last.npz").read_bytes() == before
+    assert all(np.isfinite(array).all() for array in tasnet_np.load(out).params.values())
+
+
+def test_folders_that_cannot_be_used(recordings, tmp_path):
+    used = tmp_path / "used"
+    used.mkdir()
+    (used / "file").touch()
+    with pytest.raises(UserError, match="used: exists already; choose another --out"):
+        run(recordings, used, steps=1)
+    with pytest.raises(UserError, match="file/run: cannot be written"):
+        run(recordings, used / "file" / "run", steps=1)
+    with pytest.raises(UserError, match="not the folder of a training run"):
+        resume(used)
+    assert os.listdir(used) == ["file"]
+    with pytest.raises(UserError, match="missing"):
+        train(tmp_path / "missing", recordings / "noise", tmp_path / "new", CONFIG, RECIPE, steps=1)
+    assert not (tmp_path / "new").exists()
+
+
+def test_resuming_needs_the_same_recordings(recordings, tmp_path):
+    copied, out = tmp_path / "copied", tmp_path / "run"
+    shutil.copytree(recordings, copied)
+    run(copied, out, steps=1)
+    (copied / "noise" / "4.wav").unlink()
+    with pytest.raises(UserError, match="not those that .* was trained on"):
+        resume(out, steps=2)
+
+
+def test_a_damaged_config_or_checkpoint_is_named(recordings, tmp_path):
+    out = tmp_path / "run"
+    run(recordings, out, steps=1)
+    tasnet_np.save(ConvTasNet(CONFIG), out / "last.npz")
+    with pytest.raises(UserError, match="last.npz: holds a model but no training to resume"):
+        resume(out, steps=2)
+    (out / "config.json").write_text("{")
+    with pytest.raises(UserError, match="config.json: is damaged"):
+        resume(out, steps=2)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"batch": 0}, "batch must be at least 1, not 0"),
+        ({"seconds": -1}, "seconds must be above 0, not -1"),
+        ({"learning_rate": float("nan")}, "learning_rate must be above 0, not nan"),
+        ({"seed": -1}, "seed must not be negative"),
+    ],
+)
+def test_recipes_that_make_no_sense(change, words):
+    with pytest.raises(UserError, match=words):
+        Recipe(**change)
+
+
+def test_broken_recordings_are_skipped_with_a_warning(recordings, tmp_path, capsys):
+    copied = tmp_path / "copied"
+    shutil.copytree(recordings, copied)
+    (copied / "noise" / "broken.wav").write_bytes(b"RIFF")
+    (copied / "noise" / "notes.txt").write_text("not audio")
+    run(copied, tmp_path / "run", steps=1)
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "warning:" in line]
+    assert any("broken.wav" in line for line in warnings)
+    assert any("skipped 1 non-audio file" in line and "notes.txt" in line for line in warnings)
