@@ -59,7 +59,7 @@ def save(model, path, *, numbers=None, arrays=None):
         np.savez(file, **entries)
 
 
-def load(file, path="ops"):
+def load(file, path="fused"):
     """Read a model that `save` wrote.
 
     Parameters
@@ -74,7 +74,7 @@ def load(file, path="ops"):
     return read(file, path).model
 
 
-def read(file, path="ops"):
+def read(file, path="fused"):
     """Read a model together with what a training run stored beside it."""
     file = Path(file)
     if file.is_dir():

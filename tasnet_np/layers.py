@@ -10,7 +10,7 @@ import numpy as np
 
 from tasnet_np.ops import OPS
 
-PATHS = ("reference", "ops")  # the NumPy references; the compiled ops
+PATHS = ("reference", "ops", "fused")  # the NumPy formulas; one op at a time; whole blocks at a time
 
 
 class Layer:
@@ -43,7 +43,7 @@ class OpLayer(Layer):
     ----------
     op : name in `tasnet_np.ops.OPS`
     params : dict of arrays, in the order in which the op takes them
-    path : "ops" for the compiled kernels, "reference" for the NumPy formulas
+    path : "reference" for the NumPy formulas, any other of PATHS for the compiled kernels
     settings : what the op takes after its `*`
     """
 

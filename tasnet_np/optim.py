@@ -12,7 +12,7 @@ def clip_gradients(grads, max_norm):
 
     g <- g * min(1, max_norm / |g|),   |g| over all arrays together (Pascanu et al. 2013)
     """
-    norm = float(np.sqrt(sum(np.vdot(g, g).astype(np.float64) for g in grads.values())))
+    norm = float(np.sqrt(sum(np.square(g, dtype=np.float64).sum() for g in grads.values())))
     if norm > max_norm:
         for g in grads.values():
             g *= g.dtype.type(max_norm / norm)

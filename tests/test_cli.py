@@ -61,7 +61,7 @@ def test_gradcheck_prints_a_table_that_passes(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == "all pass (tolerance 1e-06, float64)"
     rows = {line[:44].strip(): line.split() for line in lines[1:-1]}
-    assert {"depthwise even taps", "si_snr", "whole model with loss, origin, reduced"} <= rows.keys()
+    assert {"depthwise even taps", "si_snr", "whole model with loss, origin, fused"} <= rows.keys()
     assert all(row[-1] == "pass" and float(row[-2]) < 1e-6 and float(row[-3]) < 1e-6 for row in rows.values())
 
 

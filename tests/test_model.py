@@ -132,12 +132,12 @@ def test_a_bug_planted_in_the_model_is_caught(monkeypatch):
 
     right = TCNBlock.backward
 
-    def forgetful(self, dx_next, dskip):
-        dx = right(self, dx_next, dskip)
-        return dx if dx_next is None else dx - dx_next
+    def forgetful(self, dx_next, dskips):
+        dx, dskips = right(self, dx_next, dskips)
+        return dx - dx_next, dskips
 
     monkeypatch.setattr(TCNBlock, "backward", forgetful)
-    assert check_model(reduced(PRESETS["small"])) > 100 * TOLERANCE
+    assert check_model(reduced(PRESETS["small"]), "ops") > 100 * TOLERANCE
 
 
 @each_preset
@@ -152,7 +152,7 @@ def test_output_is_as_long_as_the_input(preset):
 
 
 @each_preset
-def test_both_paths_give_the_same_numbers(preset):
+def test_all_paths_give_the_same_numbers(preset):
     config = reduced(PRESETS[preset])
     results = []
     for path in PATHS:
@@ -160,8 +160,9 @@ def test_both_paths_give_the_same_numbers(preset):
         mixture = np.random.default_rng(0).standard_normal((3, 101))
         sources = model.forward(mixture)
         results.append([sources, model.backward(np.cos(sources)), *model.grads.values()])
-    for a, b in zip(*results, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+    for reference, *others in zip(*results, strict=True):
+        for other in others:
+            np.testing.assert_allclose(other, reference, rtol=1e-8, atol=1e-11)
 
 
 def test_examples_of_a_batch_do_not_meet():
@@ -184,7 +185,7 @@ def test_an_inverse_pair_of_filters_with_open_masks_gives_the_mixture_back():
     np.testing.assert_allclose(sources[:, 1], mixture / 2, atol=1e-12)
 
 
-GOLDEN = {"small": 32.83201, "paper": 34.52382, "origin": 34.25013}
+GOLDEN = {"small": 35.44558, "paper": 33.73128, "origin": 33.20395}
 
 
 @each_preset

@@ -11,17 +11,19 @@
     softmax                 over the sources
     add  multiply           where two paths join: residual, skip, mask
     si_snr                  the loss, in dB
+    tcn_block               one whole block, fused: what the model runs when speed counts
 
 Every op is a pair, `y, cache = op_forward(x, *parameters, *, settings)` and
 `dx, *dparameters = op_backward(dy, cache)`, plus the same pair in plain NumPy with `_ref` in its name:
 `y = op_forward_ref(...)` and `op_backward_ref(dy, x, *parameters, settings)`. A backward always
-returns a tuple with one gradient per array that stands before the `*`.
+returns a tuple with one gradient per array that stands before the `*`. An op with two outputs
+(tcn_block) returns a tuple as y and takes one as dy.
 """
 
 from typing import Callable, NamedTuple
 
 from tasnet_np.ops import (
-    conv1d, conv_transpose1d, depthwise, elementwise, norms, pointwise, si_snr,
+    conv1d, conv_transpose1d, depthwise, elementwise, norms, pointwise, si_snr, tcn_block,
 )  # fmt: skip
 
 
@@ -35,8 +37,8 @@ class Op(NamedTuple):
     backward_ref: Callable
 
     def pair(self, path="ops"):
-        """`forward, backward` of the contract: compiled ("ops") or plain NumPy ("reference")."""
-        if path == "ops":
+        """`forward, backward` of the contract: plain NumPy for "reference", else compiled."""
+        if path != "reference":
             return self.forward, self.backward
 
         def forward(*arrays, **settings):
@@ -64,6 +66,7 @@ OPS = {
         norms: "global_layer_norm cumulative_layer_norm channel_layer_norm",
         elementwise: "relu prelu sigmoid softmax add multiply",
         si_snr: "si_snr",
+        tcn_block: "tcn_block",
     }.items()
     for name in names.split()
 }

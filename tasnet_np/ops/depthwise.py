@@ -88,19 +88,19 @@ def _depthwise_backward_cpu(dx, dw, db, dy, x, w, dilation, lookahead):
         db[c] = total
 
 
-def depthwise_forward(x, w, b, *, dilation=1, lookahead=0):
-    """Convolve each channel of x (B, C, T) with its own K taps w (C, K), plus b (C,): y (B, C, T).
-
-    Raises
-    ------
-    ValueError : unless dilation >= 1 and 0 <= lookahead <= (K - 1)*dilation
-    """
-    (K,) = sizes("K", x=(x, "B C T"), w=(w, "C K"), b=(b, "C"))
+def check_reach(K, dilation, lookahead):
+    """Raise ValueError unless dilation >= 1 and 0 <= lookahead <= (K - 1)*dilation."""
     if dilation < 1 or not 0 <= lookahead <= (K - 1) * dilation:
         raise ValueError(
             f"{K} taps with dilation {dilation} can look 0 to (K - 1)*dilation frames ahead, "
             f"not {lookahead}"
         )
+
+
+def depthwise_forward(x, w, b, *, dilation=1, lookahead=0):
+    """Convolve each channel of x (B, C, T) with its own K taps w (C, K), plus b (C,): y (B, C, T)."""
+    (K,) = sizes("K", x=(x, "B C T"), w=(w, "C K"), b=(b, "C"))
+    check_reach(K, dilation, lookahead)
     y = np.empty(x.shape, x.dtype)
     over_samples(_depthwise_forward_cpu, (y, x), (w, b, dilation, lookahead))
     return y, (x, w, dilation, lookahead)

@@ -1,0 +1,417 @@
+"""The fused block: all that one block of Conv-TasNet does, in few passes over memory.
+
+A block is expand -> PReLU -> norm -> depthwise -> PReLU -> norm -> residual and skip, each of them an op
+of its own in the files beside this one. Run one by one, they read and write the H x T numbers inside the
+block a dozen times, and on a CPU that costs more than the arithmetic. Here the same formulas are grouped:
+
+    a  = We x                          matrix product
+    a += be, p = prelu(a), sums of p and p^2 over the channels of each frame            one pass
+    m1, r1 from the sums                                                                T numbers
+    d  = depthwise(gamma1 (p - m1) r1 + beta1), z = prelu(d), sums of z and z^2         one pass
+    m2, r2 from the sums
+    y  = W2 z                          residual and skip as one product of their rows
+    x' = x + residual, skips' = skips + skip
+
+Any of the three norms is, for a frame t, a mean m[t] and a factor r[t]: only how they follow from the sums
+differs. The second norm is never carried out. With W2 = W diag(gamma2),
+
+    W (gamma2 (z - m2) r2 + beta2) + b  =  r2 (W2 z - m2 u) + v,      u[o] = sum_c W2[o, c],  v = W beta2 + b
+
+since m2 and r2 depend on the frame alone: a product with z itself and a correction of rank one.
+
+Backward. dy are the rows of dx' and dskips' in the order of W; below, every line is the derivative of one
+above, in reverse order. The weights of the second product see  xhat2 = (z - m2) r2:
+
+    M = dy xhat2^T = (dy r2) z^T - e2,          e1[o] = sum_t dy,  e2[o] = sum_t dy r2 m2
+    dW = M diag(gamma2) + e1 beta2^T            db = e1
+    dgamma2[c] = sum_o W[o, c] M[o, c]          dbeta2[c] = sum_o W[o, c] e1[o]
+    g  = W2^T (dy r2)                           the gradient of xhat2, times r2
+
+A norm passes g, the gradient of xhat times r, on to what it normalised as  g + A + z D. From norms.py, with sums
+over the channels of each frame,
+
+    dv = -1/2 r^2 (sum g z - m sum g),     dm = -sum g - 2 m dv
+
+and A and D collect dm / n and 2 dv / n of the frames that a frame is part of. So one pass makes the two sums; one
+more goes back through PReLU, the depthwise convolution, gamma1 and r1, and makes the same sums for the first
+norm; the last one ends at da:
+
+    dWe = da x^T      dbe = sum_t da      dx = dx' + We^T da
+
+What is kept for the backward is x, a and d, and for each frame m and r. The normalised rows and z are
+computed again from a and d, which costs less than keeping them: 2 H + B numbers per frame instead of 6 H + B.
+"""
+
+import math
+
+import numpy as np
+
+from tasnet_np.device import cpu_kernel, over_samples, sizes
+from tasnet_np.ops import depthwise, elementwise, norms, pointwise
+
+EPS = norms.EPS
+NORMS = {"global_layer_norm": 0, "cumulative_layer_norm": 1, "channel_layer_norm": 2}
+TILE = 512  # frames whose sums stay in the first-level cache while the channels pass by
+
+
+# The reference: a composition of the small ops' references.
+
+
+def _chain_ref(x, we, be, alpha1, gamma1, beta1, wd, bd, alpha2, gamma2, beta2, norm, eps, reach):
+    """The inputs of the six ops inside the block, and the output of the last."""
+    norm = getattr(norms, f"{norm}_forward_ref")
+    a = pointwise.pointwise_forward_ref(x, we, be)
+    p = elementwise.prelu_forward_ref(a, alpha1)
+    n = norm(p, gamma1, beta1, eps=eps)
+    d = depthwise.depthwise_forward_ref(n, wd, bd, **reach)
+    z = elementwise.prelu_forward_ref(d, alpha2)
+    return a, p, n, d, z, norm(z, gamma2, beta2, eps=eps)
+
+
+def tcn_block_forward_ref(
+    x, skips, we, be, alpha1, gamma1, beta1, wd, bd, alpha2, gamma2, beta2, ws, bs, wr=None, br=None,
+    *, norm, dilation=1, lookahead=0, eps=EPS,
+):  # fmt: skip
+    inner = (we, be, alpha1, gamma1, beta1, wd, bd, alpha2, gamma2, beta2)
+    h = _chain_ref(x, *inner, norm, eps, {"dilation": dilation, "lookahead": lookahead})[-1]
+    skips = skips + pointwise.pointwise_forward_ref(h, ws, bs)
+    return (x if wr is None else x + pointwise.pointwise_forward_ref(h, wr, br)), skips
+
+
+def tcn_block_backward_ref(
+    dy, x, skips, we, be, alpha1, gamma1, beta1, wd, bd, alpha2, gamma2, beta2, ws, bs, wr=None, br=None,
+    *, norm, dilation=1, lookahead=0, eps=EPS,
+):  # fmt: skip
+    dx, dskips = dy
+    reach = {"dilation": dilation, "lookahead": lookahead}
+    inner = (we, be, alpha1, gamma1, beta1, wd, bd, alpha2, gamma2, beta2)
+    a, p, n, d, z, h = _chain_ref(x, *inner, norm, eps, reach)
+    norm = getattr(norms, f"{norm}_backward_ref")
+    dh, *dskip = pointwise.pointwise_backward_ref(dskips, h, ws, bs)
+    dresidual = []
+    if wr is not None:
+        dh_residual, *dresidual = pointwise.pointwise_backward_ref(dx, h, wr, br)
+        dh = dh + dh_residual
+    dz, *dnorm2 = norm(dh, z, gamma2, beta2, eps=eps)
+    dd, *dprelu2 = elementwise.prelu_backward_ref(dz, d, alpha2)
+    dn, *ddepthwise = depthwise.depthwise_backward_ref(dd, n, wd, bd, **reach)
+    dp, *dnorm1 = norm(dn, p, gamma1, beta1, eps=eps)
+    da, *dprelu1 = elementwise.prelu_backward_ref(dp, a, alpha1)
+    dx_expand, *dexpand = pointwise.pointwise_backward_ref(da, x, we, be)
+    inner = (*dexpand, *dprelu1, *dnorm1, *ddepthwise, *dprelu2, *dnorm2)
+    return dx + dx_expand, dskips, *inner, *dskip, *dresidual
+
+
+# The kernels, forward. s and q are the sums of a frame's values and of their squares, in float64.
+
+
+@cpu_kernel
+def _expand_forward_cpu(a, s, q, b, alpha):
+    """a += b in place, and the sums of p = prelu(a)."""
+    H, T = a.shape
+    s[:] = 0
+    q[:] = 0
+    for start in range(0, T, TILE):
+        stop = min(T, start + TILE)
+        for c in range(H):
+            for t in range(start, stop):
+                a[c, t] += b[c]
+                p = np.float64(a[c, t] if a[c, t] > 0 else alpha[0] * a[c, t])
+                s[t] += p
+                q[t] += p * p
+
+
+@cpu_kernel
+def _statistics_forward_cpu(m, r, s, q, H, norm, eps):
+    """Mean m and factor r = 1 / sqrt(v + eps) for every frame, over the frames its norm looks at."""
+    T = len(m)
+    total = 0.0
+    total_squares = 0.0
+    if norm == 0:  # global: all frames
+        for t in range(T):
+            total += s[t]
+            total_squares += q[t]
+    for t in range(T):
+        n = H * T
+        if norm == 1:  # cumulative: frames 0..t
+            total += s[t]
+            total_squares += q[t]
+            n = H * (t + 1)
+        elif norm == 2:  # this frame alone
+            total = s[t]
+            total_squares = q[t]
+            n = H
+        mean = total / n
+        m[t] = mean
+        r[t] = 1 / math.sqrt(max(total_squares / n - mean * mean, 0.0) + eps)
+
+
+@cpu_kernel
+def _middle_forward_cpu(d, z, s, q, a, m, r, alpha1, gamma, beta, w, b, alpha2, dilation, lookahead):
+    """d = depthwise(norm(prelu(a))), z = prelu(d), and the sums of z. One channel at a time."""
+    H, T = a.shape
+    K = w.shape[1]
+    row = np.empty(T, a.dtype)  # of the normalised input
+    s[:] = 0
+    q[:] = 0
+    for c in range(H):
+        for t in range(T):
+            p = a[c, t] if a[c, t] > 0 else alpha1[0] * a[c, t]
+            row[t] = gamma[c] * ((p - m[t]) * r[t]) + beta[c]
+        d[c] = b[c]
+        for k in range(K):
+            offset = lookahead - (K - 1 - k) * dilation
+            for t in range(max(0, -offset), min(T, T - offset)):
+                d[c, t] += w[c, k] * row[t + offset]
+        for t in range(T):
+            z[c, t] = d[c, t] if d[c, t] > 0 else alpha2[0] * d[c, t]
+            s[t] += np.float64(z[c, t])
+            q[t] += np.float64(z[c, t]) * z[c, t]
+
+
+@cpu_kernel
+def _join_forward_cpu(out, y, x, m, r, u, v):
+    """out = x + r (y - m u) + v: the second norm's correction, and the residual or the skip sum."""
+    for o in range(len(y)):
+        for t in range(len(m)):
+            out[o, t] = x[o, t] + (r[t] * (y[o, t] - m[t] * u[o]) + v[o])
+
+
+# The kernels, backward. g is the gradient of a norm's xhat, times r; sg and sgz sum a frame's g and g * z.
+
+
+@cpu_kernel
+def _join_backward_cpu(dyr, e1, e2, dy, m, r):
+    """dyr = dy * r, and the sums e1 of dy and e2 of dy * r * m over time."""
+    for o in range(len(dy)):
+        total = e1.dtype.type(0)
+        weighted = e2.dtype.type(0)
+        for t in range(len(m)):
+            dyr[o, t] = dy[o, t] * r[t]
+            total += dy[o, t]
+            weighted += dyr[o, t] * m[t]
+        e1[o] = total
+        e2[o] = weighted
+
+
+@cpu_kernel
+def _second_norm_backward_cpu(z, sg, sgz, g, d, alpha):
+    """z = prelu(d) once more, and the sums that the norm's backward needs."""
+    H, T = d.shape
+    sg[:] = 0
+    sgz[:] = 0
+    for start in range(0, T, TILE):
+        stop = min(T, start + TILE)
+        for c in range(H):
+            for t in range(start, stop):
+                z[c, t] = d[c, t] if d[c, t] > 0 else alpha[0] * d[c, t]
+                sg[t] += np.float64(g[c, t])
+                sgz[t] += np.float64(g[c, t]) * z[c, t]
+
+
+@cpu_kernel
+def _statistics_backward_cpu(A, D, sg, sgz, m, r, H, norm):
+    """What the norm's statistics add to the gradient of what it normalised: A + z D for every frame.
+
+    A set of n values gives each of them dm / n + 2 z dv / n.
+    """
+    T = len(A)
+    total = 0.0
+    total_z = 0.0
+    for t in range(T - 1, -1, -1):  # the cumulative norm: frame t reaches frames t..T-1
+        n = H * (t + 1 if norm == 1 else T if norm == 0 else 1)
+        mean = np.float64(m[t])
+        dv = -0.5 * np.float64(r[t]) ** 2 * (sgz[t] - mean * sg[t])
+        dm = -sg[t] - 2 * mean * dv
+        if norm == 2:
+            total = 0.0
+            total_z = 0.0
+        total += dm / n
+        total_z += 2 * dv / n
+        A[t] = total
+        D[t] = total_z
+    if norm == 0:  # the global norm: every frame reaches every other
+        A[:] = total
+        D[:] = total_z
+
+
+@cpu_kernel
+def _middle_backward_cpu(
+    g, dalpha2, dw, db, dgamma, dbeta, sg, sgp, d, a, A, D, m, r, alpha1, gamma, beta, w, alpha2,
+    dilation, lookahead,
+):  # fmt: skip
+    """From g at the second norm to g at the first one, in place, with the sums that it needs next."""
+    H, T = a.shape
+    K = w.shape[1]
+    dd = np.empty(T, a.dtype)
+    xhat = np.empty(T, a.dtype)
+    dn = np.empty(T, a.dtype)
+    sg[:] = 0
+    sgp[:] = 0
+    total_alpha = 0.0
+    for c in range(H):
+        slope = a.dtype.type(0)
+        total = a.dtype.type(0)
+        for t in range(T):  # in the forward pass this was z = prelu(d), and its norm
+            positive = d[c, t] > 0
+            z = d[c, t] if positive else alpha2[0] * d[c, t]
+            dz = g[c, t] + A[t] + z * D[t]
+            dd[t] = dz if positive else alpha2[0] * dz
+            slope += a.dtype.type(0) if positive else dz * d[c, t]
+            total += dd[t]
+            p = a[c, t] if a[c, t] > 0 else alpha1[0] * a[c, t]
+            xhat[t] = (p - m[t]) * r[t]
+            dn[t] = 0
+        total_alpha += slope
+        db[c] = total
+        for k in range(K):
+            offset = lookahead - (K - 1 - k) * dilation
+            first = max(0, -offset)
+            last = min(T, T - offset)
+            with_xhat = a.dtype.type(0)
+            alone = a.dtype.type(0)
+            for t in range(first, last):
+                # in the forward pass this was d[t] += w[k] * (gamma * xhat[t + offset] + beta)
+                dn[t + offset] += w[c, k] * dd[t]
+                with_xhat += dd[t] * xhat[t + offset]
+                alone += dd[t]
+            dw[c, k] = gamma[c] * with_xhat + beta[c] * alone
+        total = a.dtype.type(0)
+        with_xhat = a.dtype.type(0)
+        for t in range(T):  # in the forward pass this was n = gamma * xhat + beta
+            total += dn[t]
+            with_xhat += dn[t] * xhat[t]
+            g[c, t] = gamma[c] * dn[t] * r[t]
+            p = a[c, t] if a[c, t] > 0 else alpha1[0] * a[c, t]
+            sg[t] += np.float64(g[c, t])
+            sgp[t] += np.float64(g[c, t]) * p
+        dgamma[c] = with_xhat
+        dbeta[c] = total
+    dalpha2[0] = total_alpha
+
+
+@cpu_kernel
+def _expand_backward_cpu(g, dalpha, db, a, A, D, alpha):
+    """From g at the first norm to da, in place."""
+    H, T = a.shape
+    total_alpha = 0.0
+    for c in range(H):
+        slope = a.dtype.type(0)
+        total = a.dtype.type(0)
+        for t in range(T):  # in the forward pass this was p = prelu(a), and its norm
+            positive = a[c, t] > 0
+            p = a[c, t] if positive else alpha[0] * a[c, t]
+            dp = g[c, t] + A[t] + p * D[t]
+            slope += a.dtype.type(0) if positive else dp * a[c, t]
+            g[c, t] = dp if positive else alpha[0] * dp
+            total += g[c, t]
+        total_alpha += slope
+        db[c] = total
+    dalpha[0] = total_alpha
+
+
+# One sample, forward and backward: the kernels and the matrix products between them.
+
+
+def _tcn_block_forward_cpu(
+    x_next, skips_next, a, d, statistics, x, skips, we, be, alpha1, gamma1, beta1, wd, bd, alpha2, w2, u, v,
+    norm, dilation, lookahead, eps,
+):  # fmt: skip
+    (H, T), R = a.shape, len(w2) - len(skips)
+    m1, r1, m2, r2 = statistics
+    s, q = np.empty((2, T))
+    np.matmul(we, x, out=a)
+    _expand_forward_cpu(a, s, q, be, alpha1)
+    _statistics_forward_cpu(m1, r1, s, q, H, norm, eps)
+    z = np.empty((H, T), x.dtype)
+    _middle_forward_cpu(d, z, s, q, a, m1, r1, alpha1, gamma1, beta1, wd, bd, alpha2, dilation, lookahead)
+    _statistics_forward_cpu(m2, r2, s, q, H, norm, eps)
+    y = w2 @ z  # (R + Sc, T): the rows of the residual, then those of the skip
+    _join_forward_cpu(x_next[:R], y[:R], x, m2, r2, u[:R], v[:R])
+    _join_forward_cpu(skips_next, y[R:], skips, m2, r2, u[R:], v[R:])
+
+
+def _tcn_block_backward_cpu(
+    dx, dwe, dbe, dalpha1, dgamma1, dbeta1, dwd, dbd, dalpha2, M, e1, dx_next, dskips, x, a, d, statistics,
+    we, alpha1, gamma1, beta1, wd, alpha2, w2, norm, dilation, lookahead,
+):  # fmt: skip
+    (H, T), R = a.shape, len(w2) - len(dskips)
+    m1, r1, m2, r2 = statistics
+    dyr, e2 = np.empty((len(w2), T), x.dtype), np.empty(len(w2), x.dtype)
+    _join_backward_cpu(dyr[:R], e1[:R], e2[:R], dx_next[:R], m2, r2)
+    _join_backward_cpu(dyr[R:], e1[R:], e2[R:], dskips, m2, r2)
+
+    g, z = w2.T @ dyr, np.empty((H, T), x.dtype)
+    (sg, sgz), (A, D) = np.empty((2, T)), np.empty((2, T), x.dtype)
+    _second_norm_backward_cpu(z, sg, sgz, g, d, alpha2)
+    _statistics_backward_cpu(A, D, sg, sgz, m2, r2, H, norm)
+    np.matmul(dyr, z.T, out=M)
+    M -= e2[:, None]
+
+    _middle_backward_cpu(
+        g, dalpha2, dwd, dbd, dgamma1, dbeta1, sg, sgz, d, a, A, D, m1, r1, alpha1, gamma1, beta1, wd, alpha2,
+        dilation, lookahead,
+    )  # fmt: skip
+    _statistics_backward_cpu(A, D, sg, sgz, m1, r1, H, norm)
+    _expand_backward_cpu(g, dalpha1, dbe, a, A, D, alpha1)
+    np.matmul(g, x.T, out=dwe)
+    np.matmul(we.T, g, out=dx)
+    dx += dx_next
+
+
+def tcn_block_forward(
+    x, skips, we, be, alpha1, gamma1, beta1, wd, bd, alpha2, gamma2, beta2, ws, bs, wr=None, br=None,
+    *, norm, dilation=1, lookahead=0, eps=EPS,
+):  # fmt: skip
+    """One block: x (B, C, T) and skips (B, Sc, T) -> the same for the next block.
+
+    Parameters
+    ----------
+    we, be : expand, (H, C) and (H,);  wd, bd : depthwise, (H, K) and (H,)
+    alpha1, gamma1, beta1 : PReLU (1,) and norm (H,) before the depthwise convolution
+    alpha2, gamma2, beta2 : the same after it
+    ws, bs : skip, (Sc, H) and (Sc,);  wr, br : residual, (C, H) and (C,), absent in the last block
+    norm : "global_layer_norm", "cumulative_layer_norm" or "channel_layer_norm"
+    dilation, lookahead : of the depthwise convolution
+    """
+    B, C, H, T, K = sizes(
+        "B C H T K", x=(x, "B C T"), skips=(skips, "B Sc T"), we=(we, "H C"), be=(be, "H"), alpha1=(alpha1, "1"),
+        gamma1=(gamma1, "H"), beta1=(beta1, "H"), wd=(wd, "H K"), bd=(bd, "H"), alpha2=(alpha2, "1"),
+        gamma2=(gamma2, "H"), beta2=(beta2, "H"), ws=(ws, "Sc H"), bs=(bs, "Sc"),
+    )  # fmt: skip
+    depthwise.check_reach(K, dilation, lookahead)
+    w, b = (ws, bs) if wr is None else (np.concatenate([wr, ws]), np.concatenate([br, bs]))
+    w2 = w * gamma2
+    u, v = w2.sum(axis=1), w @ beta2 + b
+    x_next, skips_next = (x if wr is None else np.empty(x.shape, x.dtype)), np.empty(skips.shape, x.dtype)
+    a, d = np.empty((2, B, H, T), x.dtype)
+    statistics = np.empty((B, 4, T), x.dtype)
+    over_samples(
+        _tcn_block_forward_cpu,
+        (x_next, skips_next, a, d, statistics, x, skips),
+        (we, be, alpha1, gamma1, beta1, wd, bd, alpha2, w2, u, v, NORMS[norm], dilation, lookahead, eps),
+    )
+    kept = (we, alpha1, gamma1, beta1, wd, alpha2, gamma2, beta2, w, len(ws))
+    return (x_next, skips_next), (x, a, d, statistics, kept, (NORMS[norm], dilation, lookahead))
+
+
+def tcn_block_backward(dy, cache):
+    """Return the gradients of all arrays, in the order of the forward's arguments."""
+    dx_next, dskips = dy
+    x, a, d, statistics, kept, settings = cache
+    we, alpha1, gamma1, beta1, wd, alpha2, gamma2, beta2, w, Sc = kept
+    B, H, _ = a.shape
+    w2 = w * gamma2
+    dx = np.empty(x.shape, x.dtype)
+    shapes = (we.shape, (H,), (1,), (H,), (H,), wd.shape, (H,), (1,), w.shape, (len(w),))
+    parts = [np.empty((B, *shape), x.dtype) for shape in shapes]  # one part per sample
+    over_samples(
+        _tcn_block_backward_cpu,
+        (dx, *parts, dx_next, dskips, x, a, d, statistics),
+        (we, alpha1, gamma1, beta1, wd, alpha2, w2, *settings),
+    )
+    *inner, M, e1 = (part.sum(axis=0) for part in parts)
+    dw = M * gamma2 + e1[:, None] * beta2
+    R = len(w) - Sc
+    residual = (dw[:R], e1[:R]) if R else ()
+    return dx, dskips, *inner, (w * M).sum(axis=0), e1 @ w, dw[R:], e1[R:], *residual
