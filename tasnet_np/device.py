@@ -9,6 +9,7 @@ thread pools on the same cores wait for each other. Two consequences a reader ca
   result do not depend on the number of threads.
 """
 
+import ctypes
 import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -46,6 +47,22 @@ def _pool(count):
 @cache
 def _blas():
     return ThreadpoolController().select(user_api="blas")
+
+
+def keep_freed_memory():
+    """Let this process keep the memory of freed arrays for the next ones, instead of returning it.
+
+    A training step needs the same large arrays every time. Given back to the system, they come again page by
+    page, each page zeroed first, which can cost a quarter of the step. The commands call this; a library
+    should not decide it for its user. It does something with glibc (Linux) only.
+    """
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return
+    largest = 2**31 - 1
+    mallopt(-1, largest)  # M_TRIM_THRESHOLD: free memory at the top of the heap that is kept
+    mallopt(-3, largest)  # M_MMAP_THRESHOLD: sizes from which an allocation gets pages of its own
 
 
 def over_samples(kernel, per_sample, shared=()):

@@ -14,6 +14,9 @@ both of its factors, each multiplied by the other one:
     dx[t*stride + k] += dy[c, t] * w[c, k]          for every c, t, k
 
 The last line is an overlap-add: the backward of the encoder has the form of the decoder.
+
+With the windows side by side as frames[k, t] = x[t*stride + k], all sums are matrix products, y = w frames and
+dw = dy frames^T, which BLAS does best: the kernels only cut the windows out and add them up.
 """
 
 import numpy as np
@@ -37,30 +40,35 @@ def conv1d_backward_ref(dy, x, w, *, stride):
 
 
 @cpu_kernel
-def _conv1d_forward_cpu(y, x, w, stride):
-    C, T = y.shape
-    K = w.shape[1]
-    for c in range(C):
+def _frames_cpu(frames, x, stride):
+    K, T = frames.shape
+    for k in range(K):
+        row, shifted = frames[k], x[k:]
         for t in range(T):
-            start = t * stride
-            total = y.dtype.type(0)
-            for k in range(K):
-                total += w[c, k] * x[start + k]
-            y[c, t] = total
+            row[t] = shifted[t * stride]
 
 
 @cpu_kernel
-def _conv1d_backward_cpu(dx, dw, dy, x, w, stride):
-    C, T = dy.shape
-    K = w.shape[1]
+def _overlap_add_cpu(dx, dframes, stride):
+    K, T = dframes.shape
     dx[:] = 0
-    dw[:] = 0
-    for c in range(C):
+    for k in range(K):
+        row, shifted = dframes[k], dx[k:]
         for t in range(T):
-            start = t * stride
-            for k in range(K):  # in the forward pass this was y[c, t] += w[c, k] * x[start + k]
-                dw[c, k] += dy[c, t] * x[start + k]
-                dx[start + k] += dy[c, t] * w[c, k]
+            shifted[t * stride] += row[t]
+
+
+def _conv1d_forward_cpu(y, x, w, stride):
+    frames = np.empty((w.shape[1], y.shape[1]), x.dtype)  # (K, T)
+    _frames_cpu(frames, x, stride)
+    np.matmul(w, frames, out=y)
+
+
+def _conv1d_backward_cpu(dx, dw, dy, x, w, stride):
+    frames = np.empty((w.shape[1], dy.shape[1]), x.dtype)  # (K, T)
+    _frames_cpu(frames, x, stride)
+    np.matmul(dy, frames.T, out=dw)  # in the forward pass this was y = w frames
+    _overlap_add_cpu(dx, w.T @ dy, stride)
 
 
 def conv1d_forward(x, w, *, stride):

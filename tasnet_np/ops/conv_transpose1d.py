@@ -12,7 +12,8 @@ Backward: dy[t*stride + k] goes back to both factors of each product that was ad
     dx[c, t] = sum_k  dy[t*stride + k] * w[c, k]
     dw[c, k] = sum_t  dy[t*stride + k] * x[c, t]
 
-The first line is a strided convolution: the backward of the decoder has the form of the encoder.
+The first line is a strided convolution: the backward of the decoder has the form of the encoder. As there, the
+sums are matrix products (frames = w^T x), for BLAS; the kernels lay the pieces down and pick them up again.
 """
 
 import numpy as np
@@ -38,30 +39,33 @@ def conv_transpose1d_backward_ref(dy, x, w, *, stride):
 
 
 @cpu_kernel
-def _conv_transpose1d_forward_cpu(y, x, w, stride):
-    C, T = x.shape
-    K = w.shape[1]
+def _overlap_add_cpu(y, frames, stride):
+    K, T = frames.shape
     y[:] = 0
-    for c in range(C):
+    for k in range(K):
+        row, shifted = frames[k], y[k:]
         for t in range(T):
-            start = t * stride
-            for k in range(K):
-                y[start + k] += x[c, t] * w[c, k]
+            shifted[t * stride] += row[t]
 
 
 @cpu_kernel
-def _conv_transpose1d_backward_cpu(dx, dw, dy, x, w, stride):
-    C, T = x.shape
-    K = w.shape[1]
-    dw[:] = 0
-    for c in range(C):
+def _frames_cpu(dframes, dy, stride):
+    K, T = dframes.shape
+    for k in range(K):
+        row, shifted = dframes[k], dy[k:]
         for t in range(T):
-            start = t * stride
-            total = dx.dtype.type(0)
-            for k in range(K):  # in the forward pass this was y[start + k] += x[c, t] * w[c, k]
-                total += dy[start + k] * w[c, k]
-                dw[c, k] += dy[start + k] * x[c, t]
-            dx[c, t] = total
+            row[t] = shifted[t * stride]
+
+
+def _conv_transpose1d_forward_cpu(y, x, w, stride):
+    _overlap_add_cpu(y, w.T @ x, stride)
+
+
+def _conv_transpose1d_backward_cpu(dx, dw, dy, x, w, stride):
+    dframes = np.empty((w.shape[1], x.shape[1]), x.dtype)  # (K, T)
+    _frames_cpu(dframes, dy, stride)
+    np.matmul(w, dframes, out=dx)  # in the forward pass this was frames = w^T x
+    np.matmul(x, dframes.T, out=dw)
 
 
 def conv_transpose1d_forward(x, w, *, stride):

@@ -64,8 +64,11 @@ def _depthwise_forward_cpu(y, x, w, b, dilation, lookahead):
         y[c] = b[c]
         for k in range(K):
             offset = lookahead - (K - 1 - k) * dilation
-            for t in range(max(0, -offset), min(T, T - offset)):
-                y[c, t] += w[c, k] * x[c, t + offset]
+            first = min(T, max(0, -offset))
+            last = max(first, min(T, T - offset))
+            tap, written, read = w[c, k], y[c, first:last], x[c, first + offset : last + offset]
+            for t in range(len(written)):
+                written[t] += tap * read[t]
 
 
 @cpu_kernel
@@ -76,15 +79,18 @@ def _depthwise_backward_cpu(dx, dw, db, dy, x, w, dilation, lookahead):
         dx[c] = 0
         for k in range(K):
             offset = lookahead - (K - 1 - k) * dilation
-            total = dw.dtype.type(0)
-            for t in range(max(0, -offset), min(T, T - offset)):
-                # in the forward pass this was y[c, t] += w[c, k] * x[c, t + offset]
-                dx[c, t + offset] += w[c, k] * dy[c, t]
-                total += dy[c, t] * x[c, t + offset]
+            first = min(T, max(0, -offset))
+            last = max(first, min(T, T - offset))
+            tap, total = w[c, k], dw.dtype.type(0)
+            upstream, read = dy[c, first:last], x[c, first + offset : last + offset]
+            written = dx[c, first + offset : last + offset]
+            for t in range(len(upstream)):  # in the forward pass this was y += tap * x
+                written[t] += tap * upstream[t]
+                total += upstream[t] * read[t]
             dw[c, k] = total
-        total = db.dtype.type(0)
+        upstream, total = dy[c], db.dtype.type(0)
         for t in range(T):
-            total += dy[c, t]
+            total += upstream[t]
         db[c] = total
 
 

@@ -114,41 +114,45 @@ def cumulative_layer_norm_backward_ref(dy, x, gamma, beta, *, eps=EPS):
     return dx.astype(x.dtype), dgamma.astype(x.dtype), dbeta
 
 
-# Global layer norm: one mean and one deviation for the whole sample, stats = (m, r).
+# Global layer norm: one mean and one deviation for the whole sample, statistics = (m, r).
 
 
 @cpu_kernel
-def _global_layer_norm_forward_cpu(y, stats, x, gamma, beta, eps):
+def _global_layer_norm_forward_cpu(y, statistics, x, gamma, beta, eps):
     C, T = x.shape
     total = 0.0
     for c in range(C):
+        row = x[c]
         for t in range(T):
-            total += np.float64(x[c, t])
+            total += np.float64(row[t])
     m = total / (C * T)
     total = 0.0
     for c in range(C):
+        row = x[c]
         for t in range(T):
-            total += (x[c, t] - m) ** 2
+            total += (row[t] - m) ** 2
     r = 1 / math.sqrt(total / (C * T) + eps)
     for c in range(C):
+        row, out, scale, shift = x[c], y[c], gamma[c], beta[c]
         for t in range(T):
-            y[c, t] = gamma[c] * ((x[c, t] - m) * r) + beta[c]
-    stats[0] = m
-    stats[1] = r
+            out[t] = scale * ((row[t] - m) * r) + shift
+    statistics[0] = m
+    statistics[1] = r
 
 
 @cpu_kernel
-def _global_layer_norm_backward_cpu(dx, dgamma, dbeta, dy, x, stats, gamma):
+def _global_layer_norm_backward_cpu(dx, dgamma, dbeta, dy, x, statistics, gamma):
     C, T = x.shape
-    m, r = stats
+    m, r = statistics
     sum_g = 0.0
     sum_gx = 0.0
     for c in range(C):
+        row, upstream = x[c], dy[c]
         sum_dy = 0.0
         sum_dyx = 0.0
         for t in range(T):
-            sum_dy += np.float64(dy[c, t])
-            sum_dyx += dy[c, t] * ((x[c, t] - m) * r)
+            sum_dy += np.float64(upstream[t])
+            sum_dyx += upstream[t] * ((row[t] - m) * r)
         dgamma[c] = sum_dyx  # in the forward pass this was y = gamma * xhat + beta
         dbeta[c] = sum_dy
         sum_g += gamma[c] * sum_dy
@@ -156,8 +160,9 @@ def _global_layer_norm_backward_cpu(dx, dgamma, dbeta, dy, x, stats, gamma):
     mean_g = sum_g / (C * T)
     mean_gx = sum_gx / (C * T)
     for c in range(C):
+        row, upstream, out, scale = x[c], dy[c], dx[c], gamma[c]
         for t in range(T):  # in the forward pass this was xhat = (x - m) * r
-            dx[c, t] = r * (gamma[c] * dy[c, t] - mean_g - (x[c, t] - m) * r * mean_gx)
+            out[t] = r * (scale * upstream[t] - mean_g - (row[t] - m) * r * mean_gx)
 
 
 # Cumulative and per-frame norm: a mean and a deviation for every frame, m[t] and r[t].
@@ -169,8 +174,9 @@ def _cumulative_layer_norm_forward_cpu(y, m, r, x, gamma, beta, eps):
     s = np.zeros(T)
     q = np.zeros(T)
     for c in range(C):
+        row = x[c]
         for t in range(T):
-            value = np.float64(x[c, t])
+            value = np.float64(row[t])
             s[t] += value
             q[t] += value * value
     total = 0.0
@@ -182,8 +188,9 @@ def _cumulative_layer_norm_forward_cpu(y, m, r, x, gamma, beta, eps):
         m[t] = total / n
         r[t] = 1 / math.sqrt(max(total_squares / n - m[t] * m[t], 0.0) + eps)
     for c in range(C):
+        row, out, scale, shift = x[c], y[c], gamma[c], beta[c]
         for t in range(T):
-            y[c, t] = gamma[c] * ((x[c, t] - m[t]) * r[t]) + beta[c]
+            out[t] = scale * ((row[t] - m[t]) * r[t]) + shift
 
 
 @cpu_kernel
@@ -192,14 +199,16 @@ def _cumulative_layer_norm_backward_cpu(dx, dgamma, dbeta, dy, x, m, r, gamma):
     sum_g = np.zeros(T)
     sum_gx = np.zeros(T)
     for c in range(C):
+        row, upstream, scale = x[c], dy[c], gamma[c]
         sum_dy = 0.0
         sum_dyx = 0.0
         for t in range(T):
-            xhat = (x[c, t] - m[t]) * r[t]
-            sum_dy += np.float64(dy[c, t])
-            sum_dyx += dy[c, t] * xhat
-            sum_g[t] += gamma[c] * np.float64(dy[c, t])
-            sum_gx[t] += gamma[c] * dy[c, t] * xhat
+            g = np.float64(upstream[t])
+            xhat = (row[t] - m[t]) * r[t]
+            sum_dy += g
+            sum_dyx += g * xhat
+            sum_g[t] += scale * g
+            sum_gx[t] += scale * g * xhat
         dgamma[c] = sum_dyx
         dbeta[c] = sum_dy
     A = 0.0
@@ -213,8 +222,9 @@ def _cumulative_layer_norm_backward_cpu(dx, dgamma, dbeta, dy, x, m, r, gamma):
         sum_g[t] = A
         sum_gx[t] = 2 * D
     for c in range(C):
+        row, upstream, out, scale = x[c], dy[c], dx[c], gamma[c]
         for t in range(T):  # in the forward pass this was xhat = (x - m) * r
-            dx[c, t] = gamma[c] * dy[c, t] * r[t] + sum_g[t] + x[c, t] * sum_gx[t]
+            out[t] = scale * upstream[t] * r[t] + sum_g[t] + row[t] * sum_gx[t]
 
 
 @cpu_kernel
@@ -223,17 +233,20 @@ def _channel_layer_norm_forward_cpu(y, m, r, x, gamma, beta, eps):
     m[:] = 0
     r[:] = 0
     for c in range(C):
+        row = x[c]
         for t in range(T):
-            m[t] += np.float64(x[c, t])
+            m[t] += np.float64(row[t])
     m /= C
     for c in range(C):
+        row = x[c]
         for t in range(T):
-            r[t] += (x[c, t] - m[t]) ** 2
+            r[t] += (row[t] - m[t]) ** 2
     for t in range(T):
         r[t] = 1 / math.sqrt(r[t] / C + eps)
     for c in range(C):
+        row, out, scale, shift = x[c], y[c], gamma[c], beta[c]
         for t in range(T):
-            y[c, t] = gamma[c] * ((x[c, t] - m[t]) * r[t]) + beta[c]
+            out[t] = scale * ((row[t] - m[t]) * r[t]) + shift
 
 
 @cpu_kernel
@@ -242,20 +255,23 @@ def _channel_layer_norm_backward_cpu(dx, dgamma, dbeta, dy, x, m, r, gamma):
     mean_g = np.zeros(T)
     mean_gx = np.zeros(T)
     for c in range(C):
+        row, upstream, scale = x[c], dy[c], gamma[c] / C
         sum_dy = 0.0
         sum_dyx = 0.0
         for t in range(T):
-            xhat = (x[c, t] - m[t]) * r[t]
-            sum_dy += np.float64(dy[c, t])
-            sum_dyx += dy[c, t] * xhat
-            mean_g[t] += gamma[c] * np.float64(dy[c, t]) / C
-            mean_gx[t] += gamma[c] * dy[c, t] * xhat / C
+            g = np.float64(upstream[t])
+            xhat = (row[t] - m[t]) * r[t]
+            sum_dy += g
+            sum_dyx += g * xhat
+            mean_g[t] += scale * g
+            mean_gx[t] += scale * g * xhat
         dgamma[c] = sum_dyx
         dbeta[c] = sum_dy
     for c in range(C):
+        row, upstream, out, scale = x[c], dy[c], dx[c], gamma[c]
         for t in range(T):  # in the forward pass this was xhat = (x - m) * r
-            xhat = (x[c, t] - m[t]) * r[t]
-            dx[c, t] = r[t] * (gamma[c] * dy[c, t] - mean_g[t] - xhat * mean_gx[t])
+            xhat = (row[t] - m[t]) * r[t]
+            out[t] = r[t] * (scale * upstream[t] - mean_g[t] - xhat * mean_gx[t])
 
 
 # The public pairs.
@@ -269,16 +285,16 @@ def _parts(x):
 def global_layer_norm_forward(x, gamma, beta, *, eps=EPS):
     """Normalise x (B, C, T) over all channels and frames (gLN, Eq. 9-11): y (B, C, T)."""
     (B,) = sizes("B", x=(x, "B C T"), gamma=(gamma, "C"), beta=(beta, "C"))
-    y, stats = np.empty(x.shape, x.dtype), np.empty((B, 2))
-    over_samples(_global_layer_norm_forward_cpu, (y, stats, x), (gamma, beta, eps))
-    return y, (x, stats, gamma)
+    y, statistics = np.empty(x.shape, x.dtype), np.empty((B, 2))
+    over_samples(_global_layer_norm_forward_cpu, (y, statistics, x), (gamma, beta, eps))
+    return y, (x, statistics, gamma)
 
 
 def global_layer_norm_backward(dy, cache):
     """Return dx (B, C, T), dgamma (C,) and dbeta (C,)."""
-    x, stats, gamma = cache
+    x, statistics, gamma = cache
     dx, dgamma, dbeta = _parts(x)
-    arrays = (dx, dgamma, dbeta, dy, x, stats)
+    arrays = (dx, dgamma, dbeta, dy, x, statistics)
     over_samples(_global_layer_norm_backward_cpu, arrays, (gamma,))
     return dx, dgamma.sum(axis=0), dbeta.sum(axis=0)
 

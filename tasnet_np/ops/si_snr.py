@@ -72,8 +72,8 @@ def si_snr_backward_ref(dy, x, *, target):
 
 
 @cpu_kernel
-def _si_snr_forward_cpu(y, stats, x, target, eps, silence):
-    """stats holds, for each source, what the backward needs: mean of x, mean of target, |s|, a, E, R."""
+def _si_snr_forward_cpu(y, statistics, x, target, eps, silence):
+    """statistics holds, for each source, what the backward needs: mean of x, mean of target, |s|, a, E, R."""
     S, n = x.shape
     for s in range(S):
         mean_x = 0.0
@@ -101,12 +101,12 @@ def _si_snr_forward_cpu(y, stats, x, target, eps, silence):
             for i in range(n):
                 across = x[s, i] - mean_x - a * (target[s, i] - mean_s) / norm
                 R += across * across
-        stats[s, 0] = mean_x
-        stats[s, 1] = mean_s
-        stats[s, 2] = norm
-        stats[s, 3] = a
-        stats[s, 4] = 0.0 if silent_target or silent_estimate else E  # 0: no gradient
-        stats[s, 5] = R
+        statistics[s, 0] = mean_x
+        statistics[s, 1] = mean_s
+        statistics[s, 2] = norm
+        statistics[s, 3] = a
+        statistics[s, 4] = 0.0 if silent_target or silent_estimate else E  # 0: no gradient
+        statistics[s, 5] = R
         if silent_target:
             y[s] = 0
         elif silent_estimate:
@@ -116,10 +116,10 @@ def _si_snr_forward_cpu(y, stats, x, target, eps, silence):
 
 
 @cpu_kernel
-def _si_snr_backward_cpu(dx, dy, x, target, stats, eps):
+def _si_snr_backward_cpu(dx, dy, x, target, statistics, eps):
     S, n = x.shape
     for s in range(S):
-        mean_x, mean_s, norm, a, E, R = stats[s]
+        mean_x, mean_s, norm, a, E, R = statistics[s]
         if E == 0:
             dx[s] = 0
             continue
@@ -134,14 +134,14 @@ def _si_snr_backward_cpu(dx, dy, x, target, stats, eps):
 def si_snr_forward(x, *, target):
     """SI-SNR in dB of every estimate x (B, S, n) against its target (B, S, n): y (B, S)."""
     B, S = sizes("B S", x=(x, "B S n"), target=(target, "B S n"))
-    y, stats = np.empty((B, S), x.dtype), np.empty((B, S, 6))
-    over_samples(_si_snr_forward_cpu, (y, stats, x, target), (EPS, SILENCE))
-    return y, (x, target, stats)
+    y, statistics = np.empty((B, S), x.dtype), np.empty((B, S, 6))
+    over_samples(_si_snr_forward_cpu, (y, statistics, x, target), (EPS, SILENCE))
+    return y, (x, target, statistics)
 
 
 def si_snr_backward(dy, cache):
     """Return (dx,), of shape (B, S, n)."""
-    x, target, stats = cache
+    x, target, statistics = cache
     dx = np.empty(x.shape, x.dtype)
-    over_samples(_si_snr_backward_cpu, (dx, dy, x, target, stats), (EPS,))
+    over_samples(_si_snr_backward_cpu, (dx, dy, x, target, statistics), (EPS,))
     return (dx,)

@@ -51,7 +51,6 @@ from tasnet_np.ops import depthwise, elementwise, norms, pointwise
 
 EPS = norms.EPS
 NORMS = {"global_layer_norm": 0, "cumulative_layer_norm": 1, "channel_layer_norm": 2}
-TILE = 512  # frames whose sums stay in the first-level cache while the channels pass by
 
 
 # The reference: a composition of the small ops' references.
@@ -102,23 +101,25 @@ def tcn_block_backward_ref(
     return dx + dx_expand, dskips, *inner, *dskip, *dresidual
 
 
-# The kernels, forward. s and q are the sums of a frame's values and of their squares, in float64.
+# The kernels, forward. s and q are the sums of a frame's values and of their squares, in float64. All wide
+# loops run over one row, from 0, with what does not change held in a local: that is what lets the compiler
+# use vector instructions.
 
 
 @cpu_kernel
 def _expand_forward_cpu(a, s, q, b, alpha):
     """a += b in place, and the sums of p = prelu(a)."""
-    H, T = a.shape
+    slope = alpha[0]
     s[:] = 0
     q[:] = 0
-    for start in range(0, T, TILE):
-        stop = min(T, start + TILE)
-        for c in range(H):
-            for t in range(start, stop):
-                a[c, t] += b[c]
-                p = np.float64(a[c, t] if a[c, t] > 0 else alpha[0] * a[c, t])
-                s[t] += p
-                q[t] += p * p
+    for c in range(len(a)):
+        row, bias = a[c], b[c]
+        for t in range(len(row)):
+            value = row[t] + bias
+            row[t] = value
+            p = np.float64(value if value > 0 else slope * value)
+            s[t] += p
+            q[t] += p * p
 
 
 @cpu_kernel
@@ -151,30 +152,39 @@ def _middle_forward_cpu(d, z, s, q, a, m, r, alpha1, gamma, beta, w, b, alpha2, 
     """d = depthwise(norm(prelu(a))), z = prelu(d), and the sums of z. One channel at a time."""
     H, T = a.shape
     K = w.shape[1]
-    row = np.empty(T, a.dtype)  # of the normalised input
+    n = np.empty(T, a.dtype)  # the normalised row
+    slope1, slope2 = alpha1[0], alpha2[0]
     s[:] = 0
     q[:] = 0
     for c in range(H):
+        row, out, activated = a[c], d[c], z[c]
+        scale, shift, bias = gamma[c], beta[c], b[c]
         for t in range(T):
-            p = a[c, t] if a[c, t] > 0 else alpha1[0] * a[c, t]
-            row[t] = gamma[c] * ((p - m[t]) * r[t]) + beta[c]
-        d[c] = b[c]
+            p = row[t] if row[t] > 0 else slope1 * row[t]
+            n[t] = scale * ((p - m[t]) * r[t]) + shift
+            out[t] = bias
         for k in range(K):
             offset = lookahead - (K - 1 - k) * dilation
-            for t in range(max(0, -offset), min(T, T - offset)):
-                d[c, t] += w[c, k] * row[t + offset]
+            first = min(T, max(0, -offset))
+            last = max(first, min(T, T - offset))
+            tap, written, read = w[c, k], out[first:last], n[first + offset : last + offset]
+            for t in range(len(written)):
+                written[t] += tap * read[t]
         for t in range(T):
-            z[c, t] = d[c, t] if d[c, t] > 0 else alpha2[0] * d[c, t]
-            s[t] += np.float64(z[c, t])
-            q[t] += np.float64(z[c, t]) * z[c, t]
+            value = out[t] if out[t] > 0 else slope2 * out[t]
+            activated[t] = value
+            s[t] += np.float64(value)
+            q[t] += np.float64(value) * value
 
 
 @cpu_kernel
 def _join_forward_cpu(out, y, x, m, r, u, v):
     """out = x + r (y - m u) + v: the second norm's correction, and the residual or the skip sum."""
     for o in range(len(y)):
+        written, product, added = out[o], y[o], x[o]
+        total, shift = u[o], v[o]
         for t in range(len(m)):
-            out[o, t] = x[o, t] + (r[t] * (y[o, t] - m[t] * u[o]) + v[o])
+            written[t] = added[t] + (r[t] * (product[t] - m[t] * total) + shift)
 
 
 # The kernels, backward. g is the gradient of a norm's xhat, times r; sg and sgz sum a frame's g and g * z.
@@ -184,12 +194,12 @@ def _join_forward_cpu(out, y, x, m, r, u, v):
 def _join_backward_cpu(dyr, e1, e2, dy, m, r):
     """dyr = dy * r, and the sums e1 of dy and e2 of dy * r * m over time."""
     for o in range(len(dy)):
-        total = e1.dtype.type(0)
-        weighted = e2.dtype.type(0)
+        row, scaled = dy[o], dyr[o]
+        total = weighted = e1.dtype.type(0)
         for t in range(len(m)):
-            dyr[o, t] = dy[o, t] * r[t]
-            total += dy[o, t]
-            weighted += dyr[o, t] * m[t]
+            scaled[t] = row[t] * r[t]
+            total += row[t]
+            weighted += scaled[t] * m[t]
         e1[o] = total
         e2[o] = weighted
 
@@ -197,16 +207,16 @@ def _join_backward_cpu(dyr, e1, e2, dy, m, r):
 @cpu_kernel
 def _second_norm_backward_cpu(z, sg, sgz, g, d, alpha):
     """z = prelu(d) once more, and the sums that the norm's backward needs."""
-    H, T = d.shape
+    slope = alpha[0]
     sg[:] = 0
     sgz[:] = 0
-    for start in range(0, T, TILE):
-        stop = min(T, start + TILE)
-        for c in range(H):
-            for t in range(start, stop):
-                z[c, t] = d[c, t] if d[c, t] > 0 else alpha[0] * d[c, t]
-                sg[t] += np.float64(g[c, t])
-                sgz[t] += np.float64(g[c, t]) * z[c, t]
+    for c in range(len(d)):
+        row, activated, gradient = d[c], z[c], g[c]
+        for t in range(len(row)):
+            value = row[t] if row[t] > 0 else slope * row[t]
+            activated[t] = value
+            sg[t] += np.float64(gradient[t])
+            sgz[t] += np.float64(gradient[t]) * value
 
 
 @cpu_kernel
@@ -243,6 +253,7 @@ def _middle_backward_cpu(
     """From g at the second norm to g at the first one, in place, with the sums that it needs next."""
     H, T = a.shape
     K = w.shape[1]
+    slope1, slope2, zero = alpha1[0], alpha2[0], a.dtype.type(0)
     dd = np.empty(T, a.dtype)
     xhat = np.empty(T, a.dtype)
     dn = np.empty(T, a.dtype)
@@ -250,63 +261,65 @@ def _middle_backward_cpu(
     sgp[:] = 0
     total_alpha = 0.0
     for c in range(H):
-        slope = a.dtype.type(0)
-        total = a.dtype.type(0)
+        row, middle, gradient = a[c], d[c], g[c]
+        dslope = db_c = dgamma_c = dbeta_c = zero
         for t in range(T):  # in the forward pass this was z = prelu(d), and its norm
-            positive = d[c, t] > 0
-            z = d[c, t] if positive else alpha2[0] * d[c, t]
-            dz = g[c, t] + A[t] + z * D[t]
-            dd[t] = dz if positive else alpha2[0] * dz
-            slope += a.dtype.type(0) if positive else dz * d[c, t]
-            total += dd[t]
-            p = a[c, t] if a[c, t] > 0 else alpha1[0] * a[c, t]
+            value = middle[t]
+            dz = gradient[t] + A[t] + (value if value > 0 else slope2 * value) * D[t]
+            dslope += zero if value > 0 else dz * value
+            dz = dz if value > 0 else slope2 * dz
+            dd[t] = dz
+            db_c += dz
+        for t in range(T):
+            p = row[t] if row[t] > 0 else slope1 * row[t]
             xhat[t] = (p - m[t]) * r[t]
             dn[t] = 0
-        total_alpha += slope
-        db[c] = total
+        total_alpha += dslope
+        db[c] = db_c
         for k in range(K):
             offset = lookahead - (K - 1 - k) * dilation
-            first = max(0, -offset)
-            last = min(T, T - offset)
-            with_xhat = a.dtype.type(0)
-            alone = a.dtype.type(0)
-            for t in range(first, last):
+            first = min(T, max(0, -offset))
+            last = max(first, min(T, T - offset))
+            tap, with_xhat, alone = w[c, k], zero, zero
+            upstream, written = dd[first:last], dn[first + offset : last + offset]
+            read = xhat[first + offset : last + offset]
+            for t in range(len(upstream)):
                 # in the forward pass this was d[t] += w[k] * (gamma * xhat[t + offset] + beta)
-                dn[t + offset] += w[c, k] * dd[t]
-                with_xhat += dd[t] * xhat[t + offset]
-                alone += dd[t]
+                written[t] += tap * upstream[t]
+                with_xhat += upstream[t] * read[t]
+                alone += upstream[t]
             dw[c, k] = gamma[c] * with_xhat + beta[c] * alone
-        total = a.dtype.type(0)
-        with_xhat = a.dtype.type(0)
+        scale = gamma[c]
         for t in range(T):  # in the forward pass this was n = gamma * xhat + beta
-            total += dn[t]
-            with_xhat += dn[t] * xhat[t]
-            g[c, t] = gamma[c] * dn[t] * r[t]
-            p = a[c, t] if a[c, t] > 0 else alpha1[0] * a[c, t]
-            sg[t] += np.float64(g[c, t])
-            sgp[t] += np.float64(g[c, t]) * p
-        dgamma[c] = with_xhat
-        dbeta[c] = total
+            dbeta_c += dn[t]
+            dgamma_c += dn[t] * xhat[t]
+            p = row[t] if row[t] > 0 else slope1 * row[t]
+            value = scale * dn[t] * r[t]
+            gradient[t] = value
+            sg[t] += np.float64(value)
+            sgp[t] += np.float64(value) * p
+        dgamma[c] = dgamma_c
+        dbeta[c] = dbeta_c
     dalpha2[0] = total_alpha
 
 
 @cpu_kernel
 def _expand_backward_cpu(g, dalpha, db, a, A, D, alpha):
     """From g at the first norm to da, in place."""
-    H, T = a.shape
+    slope, zero = alpha[0], a.dtype.type(0)
     total_alpha = 0.0
-    for c in range(H):
-        slope = a.dtype.type(0)
-        total = a.dtype.type(0)
-        for t in range(T):  # in the forward pass this was p = prelu(a), and its norm
-            positive = a[c, t] > 0
-            p = a[c, t] if positive else alpha[0] * a[c, t]
-            dp = g[c, t] + A[t] + p * D[t]
-            slope += a.dtype.type(0) if positive else dp * a[c, t]
-            g[c, t] = dp if positive else alpha[0] * dp
-            total += g[c, t]
-        total_alpha += slope
-        db[c] = total
+    for c in range(len(a)):
+        row, gradient = a[c], g[c]
+        dslope = db_c = zero
+        for t in range(len(row)):  # in the forward pass this was p = prelu(a), and its norm
+            value = row[t]
+            dp = gradient[t] + A[t] + (value if value > 0 else slope * value) * D[t]
+            dslope += zero if value > 0 else dp * value
+            dp = dp if value > 0 else slope * dp
+            gradient[t] = dp
+            db_c += dp
+        total_alpha += dslope
+        db[c] = db_c
     dalpha[0] = total_alpha
 
 
