@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import soundfile as sf
-from scipy.signal import resample_poly
 
 from tasnet_np.files import UserError, atomic_path
 
@@ -216,6 +215,8 @@ def resample(samples, rate_in, rate_out):
     _check_rate("rate_out", rate_out)
     if rate_in == rate_out:
         return samples
+    from scipy.signal import resample_poly  # takes half a second, which most files need not wait for
+
     return resample_poly(samples, rate_out, rate_in, axis=-1)
 
 

@@ -49,6 +49,25 @@ def _command(commands, name, run, summary):
     return command
 
 
+def _add_computing(command):
+    """Options of the commands that run a network."""
+    group = command.add_argument_group("computing")
+    group.add_argument(
+        "--path", default="fused", help="reference (NumPy formulas), ops (one compiled op at a time) or fused"
+    )
+    group.add_argument("--threads", type=int, help="all cores by default")
+
+
+def _compute_as(options):
+    """Act on the options of `_add_computing`, and say what is about to be compiled."""
+    from tasnet_np.device import announce_compiling, keep_freed_memory, set_threads
+
+    keep_freed_memory()
+    announce_compiling(lambda line: print(line, file=sys.stderr))
+    if options.threads is not None:
+        set_threads(options.threads)
+
+
 def _add_train(commands):
     command = _command(commands, "train", _train, "Train a denoiser on your own speech and noise.")
     unset = argparse.SUPPRESS  # the default is the recipe's own
@@ -59,6 +78,7 @@ def _add_train(commands):
     command.add_argument("--minutes", type=float, help="stop after so many minutes (10, if no --steps)")
     command.add_argument("--steps", type=int, help="stop after so many steps")
     command.add_argument("--resume", action="store_true", help="continue the run in --out")
+    _add_computing(command)
     recipe = command.add_argument_group("recipe")
     recipe.add_argument("--seed", type=int, default=unset, help="of weights, split and mixtures (0)")
     recipe.add_argument("--batch", type=int, default=unset, help="mixtures per step (4)")
@@ -85,7 +105,8 @@ def _train(options):
 
     names = Recipe.__dataclass_fields__
     chosen = {name: value for name, value in vars(options).items() if name in names}
-    limits = {"minutes": options.minutes, "steps": options.steps}
+    limits = {"minutes": options.minutes, "steps": options.steps, "path": options.path}
+    _compute_as(options)
     if options.resume:
         if chosen or options.speech or options.noise:
             raise UserError("--resume continues a run as it began: give only --out, --minutes, --steps")
@@ -106,15 +127,17 @@ def _add_denoise(commands):
         "-o", "--output", required=True, metavar="OUT", help="a file for one input, else a folder"
     )
     command.add_argument("--noise-out", metavar="OUT", help="the same for the background that was removed")
+    _add_computing(command)
 
 
 def _denoise(options):
     from tasnet_np.checkpoint import load
     from tasnet_np.denoise import denoise_files
 
+    _compute_as(options)
     written = denoise_files(
         options.inputs,
-        load(options.model),
+        load(options.model, options.path),
         options.output,
         noise_out=options.noise_out,
         progress=sys.stderr.isatty(),
@@ -134,6 +157,7 @@ def _add_evaluate(commands):
     command.add_argument("--seconds", type=float, default=3.0, help="length of a mixture")
     command.add_argument("--seed", type=int, default=1, help="of the mixtures")
     command.add_argument("--json", action="store_true", help="print the numbers as JSON")
+    _add_computing(command)
 
 
 def _evaluate(options):
@@ -143,7 +167,8 @@ def _evaluate(options):
 
     if options.mixtures < 1 or not 0 < options.seconds < 3600:
         raise UserError(f"--mixtures {options.mixtures}, --seconds {options.seconds}: give positive numbers")
-    model = load(options.model)
+    _compute_as(options)
+    model = load(options.model, options.path)
     rate = model.config.sample_rate
     batches = fixed_batches(
         _unheard(options, rate),

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import numba
+import numba.core.event
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
@@ -49,6 +50,26 @@ def _blas():
     return ThreadpoolController().select(user_api="blas")
 
 
+class _CompileListener(numba.core.event.Listener):
+    """Says which kernel Numba is about to compile; what comes from its cache on disk is not compiled."""
+
+    def __init__(self, say):
+        self.say = say
+
+    def on_start(self, event):
+        function = event.data["dispatcher"].py_func
+        if function.__module__.startswith("tasnet_np"):
+            self.say(f"compiling {function.__name__.strip('_')} for this machine (once; kept on disk)")
+
+    def on_end(self, event):
+        pass
+
+
+def announce_compiling(say):
+    """Call `say` with a line of text whenever a kernel has to be compiled."""
+    numba.core.event.register("numba:compile", _CompileListener(say))
+
+
 def keep_freed_memory():
     """Let this process keep the memory of freed arrays for the next ones, instead of returning it.
 
@@ -75,17 +96,26 @@ def over_samples(kernel, per_sample, shared=()):
     shared : what every sample gets alike (parameters, sizes); only read
     """
 
-    def one(i):
-        kernel(*(array[i] for array in per_sample), *shared)
+    _each(lambda i: kernel(*(array[i] for array in per_sample), *shared), range(len(per_sample[0])))
 
-    batch = len(per_sample[0])
-    workers = min(batch, _threads)
+
+def over_tiles(function, frames, tile):
+    """Call `function(start, stop)` for consecutive pieces of at most `tile` frames, in parallel.
+
+    For a batch of one. The pieces do not depend on the number of threads, so neither do the bits.
+    """
+    _each(lambda start: function(start, min(start + tile, frames)), range(0, frames, tile))
+
+
+def _each(task, items):
+    """task(item) for every item, on as many threads as there are to use."""
+    workers = min(len(items), _threads)
     with _blas().limit(limits=1):
         if workers == 1:
-            for i in range(batch):
-                one(i)
+            for item in items:
+                task(item)
         else:
-            list(_pool(workers).map(one, range(batch)))
+            list(_pool(workers).map(task, items))
 
 
 def sizes(letters, **arrays):

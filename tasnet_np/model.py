@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tasnet_np.layers import PATHS, Layer, OpLayer
+from tasnet_np.ops.tcn_block import TILE, tcn_block_inference
 
 NORMS = {
     "gLN": "global_layer_norm",
@@ -153,19 +154,21 @@ class Config:
         return N * L + separator + masks + decoders * N * L
 
     def inference_bytes(self, samples, itemsize=4):
-        """Memory at the peak of a forward pass with keep=False, beyond the weights."""
+        """Memory at the peak of a forward pass with keep=False on the fused path, beyond the weights."""
         N, B, H, Sc = self.filters, self.bottleneck, self.hidden, self.skip
-        in_a_block = N + 2 * B + Sc + 2 * H  # frames, x, its successor, skips, an op's input and output
-        at_the_masks = N + 4 * N + 2 * Sc  # frames, both masks before and after the sigmoid, skips
-        return itemsize * self.frames(samples) * max(in_a_block, at_the_masks)
+        T = self.frames(samples)
+        # Frames; x and skips before, after, and what is added; inside a block; what two threads work on.
+        in_a_block = T * (N + 3 * (B + Sc) + H) + 2 * 2 * H * min(T, TILE)
+        at_the_masks = T * (N + 4 * N + 2 * Sc)  # frames, both masks before and after the sigmoid, skips
+        return itemsize * max(in_a_block, at_the_masks)
 
     def training_bytes(self, samples, itemsize=4):
-        """Memory at the peak of a training step, per example of the batch, beyond the weights."""
+        """Memory at the peak of a training step on the fused path, per example, beyond the weights."""
         N, B, H, Sc = self.filters, self.bottleneck, self.hidden, self.skip
-        block = B + 6 * H  # what every op of a block keeps for its backward: its input
-        ends = 6 * N + 2 * Sc  # the same for encoder, masks and decoder
+        kept_in_blocks = self.blocks * self.repeats * (B + 2 * H + 4)  # x, a, d, and two norms' m and r
+        kept_at_the_ends = 6 * N + 2 * Sc  # the inputs of encoder, masks and decoder
         gradients = 5 * N  # of the masked frames, the masks and the frames
-        return itemsize * self.frames(samples) * (self.blocks * self.repeats * block + ends + gradients)
+        return itemsize * self.frames(samples) * (kept_in_blocks + kept_at_the_ends + gradients)
 
 
 _SIZES = (
@@ -293,7 +296,10 @@ class FusedTCNBlock(TCNBlock):
         self.op = make.op("tcn_block", norm=NORMS[c.norm], **reach)
 
     def forward(self, x, skips, keep=True):
-        return self.op.forward(x, skips, *self.params.values(), keep=keep)
+        arrays = (x, skips, *self.params.values())
+        if keep:
+            return self.op.forward(*arrays)
+        return tcn_block_inference(*arrays, **self.op.settings)
 
     def backward(self, dx, dskips):
         dx, dskips, *gradients = self.op.backward((dx, dskips))

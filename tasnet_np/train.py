@@ -135,9 +135,9 @@ class Trainer:
         checkpoint.save(self.model, path, numbers=numbers, arrays=arrays)
 
     @classmethod
-    def restore(cls, path, recipe):
-        """Continue from what `save` wrote."""
-        stored = checkpoint.read(path)
+    def restore(cls, file, recipe, path="fused"):
+        """Continue from what `save` wrote, on the given path through the kernels."""
+        stored = checkpoint.read(file, path)
         trainer = cls(stored.model, recipe)
         try:
             trainer.optimizer.restore(stored.numbers["optimizer"], stored.arrays)
@@ -145,11 +145,11 @@ class Trainer:
             trainer.best_si_snri = stored.numbers["best_si_snri"]
             trainer.seconds = stored.numbers["seconds"]
         except (KeyError, ValueError):
-            raise UserError(f"{path}: holds a model but no training to resume; train anew") from None
+            raise UserError(f"{file}: holds a model but no training to resume; train anew") from None
         return trainer
 
 
-def train(speech, noise, out, config, recipe, *, minutes=None, steps=None):
+def train(speech, noise, out, config, recipe, *, minutes=None, steps=None, path="fused"):
     """Train a model from its beginning.
 
     Parameters
@@ -159,6 +159,7 @@ def train(speech, noise, out, config, recipe, *, minutes=None, steps=None):
     config : Config
     recipe : Recipe
     minutes, steps : when to stop, whichever comes first; DEFAULT_MINUTES if neither is given
+    path : through the kernels, as in `ConvTasNet`
 
     Returns
     -------
@@ -172,17 +173,18 @@ def train(speech, noise, out, config, recipe, *, minutes=None, steps=None):
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: exists already; choose another --out, or --resume that run")
     goal = _goal(minutes, steps)
+    model = ConvTasNet(config, seed=recipe.seed, path=path)
     about = {"speech": str(Path(speech).resolve()), "noise": str(Path(noise).resolve())}
     corpora = _load(about, config, recipe)
     about |= {"training": _names(corpora[0]), "validation": _names(corpora[1])}
     with _writing_to(out):
         out.mkdir(parents=True, exist_ok=True)
     _write_config(out, config, recipe, about, goal)
-    trainer = Trainer(ConvTasNet(config, seed=recipe.seed), recipe)
+    trainer = Trainer(model, recipe)
     return _run(out, trainer, corpora, goal)
 
 
-def resume(out, *, minutes=None, steps=None):
+def resume(out, *, minutes=None, steps=None, path="fused"):
     """Continue a run where its last checkpoint was written. `minutes` and `steps` count from its start.
 
     Raises
@@ -193,7 +195,7 @@ def resume(out, *, minutes=None, steps=None):
     config, recipe, about, goal = read_run(out)
     if minutes is not None or steps is not None:
         goal = _goal(minutes, steps)
-    trainer = _resumed_trainer(out, config, recipe)
+    trainer = _resumed_trainer(out, config, recipe, path)
     corpora = _load(about, config, recipe)
     if [_names(corpus) for corpus in corpora] != [about["training"], about["validation"]]:
         raise UserError(
@@ -222,10 +224,10 @@ def read_run(out):
         raise UserError(f"{path}: is damaged ({error}); restore it, or train a new run") from None
 
 
-def _resumed_trainer(out, config, recipe):
+def _resumed_trainer(out, config, recipe, path):
     if not (out / "last.npz").exists():  # stopped before its first checkpoint: begin again
-        return Trainer(ConvTasNet(config, seed=recipe.seed), recipe)
-    return Trainer.restore(out / "last.npz", recipe)
+        return Trainer(ConvTasNet(config, seed=recipe.seed, path=path), recipe)
+    return Trainer.restore(out / "last.npz", recipe, path)
 
 
 def _goal(minutes, steps):

@@ -1,6 +1,8 @@
 """The whole network: sizes, lengths, what it can see, and its gradients."""
 
 import dataclasses
+import subprocess
+import sys
 import tracemalloc
 
 import numpy as np
@@ -305,3 +307,46 @@ def test_memory_is_what_config_says(preset):
     sources = np.ones((1, 2, mixture.size), np.float32)
     training = _peak_bytes(lambda: (model.forward(mixture), model.backward(sources)))
     assert config.training_bytes(mixture.size) == pytest.approx(training, rel=0.15)
+
+
+@pytest.mark.parametrize("norm", ["cLN", "gLN", "channel"])
+@pytest.mark.parametrize("lookahead_blocks", [0, 6])
+def test_inference_in_tiles_gives_the_same_numbers(norm, lookahead_blocks, monkeypatch):
+    """Tiles much shorter than the receptive field, of which the last is not full; on one thread and on two."""
+    from tasnet_np import device
+    from tasnet_np.ops import tcn_block
+
+    monkeypatch.setattr(tcn_block, "TILE", 7)
+    causal = norm != "gLN"
+    config = dataclasses.replace(
+        reduced(PRESETS["small"]), norm=norm, causal=causal, lookahead_blocks=lookahead_blocks if causal else 0
+    )
+    model, mixture = model_and_mixture(config, 301)
+    expected = model.forward(mixture)
+    results = []
+    for threads in (1, 2):
+        monkeypatch.setattr(device, "_threads", threads)
+        results.append(model.forward(mixture, keep=False))
+        np.testing.assert_allclose(results[-1], expected, rtol=1e-9, atol=1e-12)
+    assert results[0].tobytes() == results[1].tobytes()
+
+
+def test_training_asks_the_system_for_no_memory_after_its_first_steps():
+    """Counted in page faults, in a process of its own: keep_freed_memory is for good."""
+    script = """if True:
+        import resource, numpy as np
+        from tasnet_np import Config, ConvTasNet, NegativeSISNR
+        from tasnet_np.device import keep_freed_memory
+        keep_freed_memory()
+        model, loss = ConvTasNet(Config.preset("small")), NegativeSISNR()
+        x, t = np.random.randn(2, 16000).astype("f"), np.random.randn(2, 2, 16000).astype("f")
+        for step in range(6):
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            loss.forward(model.forward(x), t)
+            model.backward(loss.backward())
+            print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    """
+    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    faults = list(map(int, printed.split()))
+    assert faults[0] > 10_000  # 4 kB pages: more than 40 MB
+    assert max(faults[-2:]) < 100

@@ -101,8 +101,9 @@ def _prelu_backward_cpu(dx, dalpha, dy, x, alpha):
 
 
 def _sigmoid_forward_cpu(y, x):
+    np.negative(x, out=y)
     with np.errstate(over="ignore"):  # exp(-x) may be infinite: then y = 0
-        np.exp(-x, out=y)
+        np.exp(y, out=y)
     y += 1
     np.reciprocal(y, out=y)
 

@@ -46,10 +46,11 @@ import math
 
 import numpy as np
 
-from tasnet_np.device import cpu_kernel, over_samples, sizes
+from tasnet_np.device import cpu_kernel, over_samples, over_tiles, sizes
 from tasnet_np.ops import depthwise, elementwise, norms, pointwise
 
 EPS = norms.EPS
+TILE = 1024  # frames that one thread takes at a time in inference
 NORMS = {"global_layer_norm": 0, "cumulative_layer_norm": 1, "channel_layer_norm": 2}
 
 
@@ -107,13 +108,14 @@ def tcn_block_backward_ref(
 
 
 @cpu_kernel
-def _expand_forward_cpu(a, s, q, b, alpha):
-    """a += b in place, and the sums of p = prelu(a)."""
+def _expand_forward_cpu(a, s, q, b, alpha, start, stop):
+    """a += b in place, and the sums of p = prelu(a), for the frames from start to stop."""
     slope = alpha[0]
+    s, q = s[start:stop], q[start:stop]
     s[:] = 0
     q[:] = 0
     for c in range(len(a)):
-        row, bias = a[c], b[c]
+        row, bias = a[c, start:stop], b[c]
         for t in range(len(row)):
             value = row[t] + bias
             row[t] = value
@@ -148,29 +150,38 @@ def _statistics_forward_cpu(m, r, s, q, H, norm, eps):
 
 
 @cpu_kernel
-def _middle_forward_cpu(d, z, s, q, a, m, r, alpha1, gamma, beta, w, b, alpha2, dilation, lookahead):
-    """d = depthwise(norm(prelu(a))), z = prelu(d), and the sums of z. One channel at a time."""
+def _middle_forward_cpu(d, z, s, q, a, m, r, alpha1, gamma, beta, w, b, alpha2, dilation, lookahead, start):
+    """d = depthwise(norm(prelu(a))), z = prelu(d), and the sums of z, one channel at a time.
+
+    d and z hold the frames from start on, as many as they have room for; a, m, r, s and q hold all frames.
+    """
     H, T = a.shape
     K = w.shape[1]
-    n = np.empty(T, a.dtype)  # the normalised row
+    stop = start + d.shape[1]
+    low, high = max(0, start - (K - 1) * dilation + lookahead), min(T, stop + lookahead)  # what the taps reach
+    n = np.empty(high - low, a.dtype)  # the normalised row
+    m, r = m[low:high], r[low:high]
+    s, q = s[start:stop], q[start:stop]
     slope1, slope2 = alpha1[0], alpha2[0]
     s[:] = 0
     q[:] = 0
     for c in range(H):
-        row, out, activated = a[c], d[c], z[c]
+        row, out, activated = a[c, low:high], d[c], z[c]
         scale, shift, bias = gamma[c], beta[c], b[c]
-        for t in range(T):
+        for t in range(len(row)):
             p = row[t] if row[t] > 0 else slope1 * row[t]
             n[t] = scale * ((p - m[t]) * r[t]) + shift
+        for t in range(len(out)):
             out[t] = bias
         for k in range(K):
             offset = lookahead - (K - 1 - k) * dilation
-            first = min(T, max(0, -offset))
-            last = max(first, min(T, T - offset))
-            tap, written, read = w[c, k], out[first:last], n[first + offset : last + offset]
+            first = min(stop, max(start, -offset))
+            last = max(first, min(stop, T - offset))
+            tap, written = w[c, k], out[first - start : last - start]
+            read = n[first + offset - low : last + offset - low]
             for t in range(len(written)):
                 written[t] += tap * read[t]
-        for t in range(T):
+        for t in range(len(out)):
             value = out[t] if out[t] > 0 else slope2 * out[t]
             activated[t] = value
             s[t] += np.float64(value)
@@ -178,10 +189,11 @@ def _middle_forward_cpu(d, z, s, q, a, m, r, alpha1, gamma, beta, w, b, alpha2, 
 
 
 @cpu_kernel
-def _join_forward_cpu(out, y, x, m, r, u, v):
+def _join_forward_cpu(out, y, x, m, r, u, v, start, stop):
     """out = x + r (y - m u) + v: the second norm's correction, and the residual or the skip sum."""
+    m, r = m[start:stop], r[start:stop]
     for o in range(len(y)):
-        written, product, added = out[o], y[o], x[o]
+        written, product, added = out[o, start:stop], y[o, start:stop], x[o, start:stop]
         total, shift = u[o], v[o]
         for t in range(len(m)):
             written[t] = added[t] + (r[t] * (product[t] - m[t] * total) + shift)
@@ -334,14 +346,14 @@ def _tcn_block_forward_cpu(
     m1, r1, m2, r2 = statistics
     s, q = np.empty((2, T))
     np.matmul(we, x, out=a)
-    _expand_forward_cpu(a, s, q, be, alpha1)
+    _expand_forward_cpu(a, s, q, be, alpha1, 0, T)
     _statistics_forward_cpu(m1, r1, s, q, H, norm, eps)
     z = np.empty((H, T), x.dtype)
-    _middle_forward_cpu(d, z, s, q, a, m1, r1, alpha1, gamma1, beta1, wd, bd, alpha2, dilation, lookahead)
+    _middle_forward_cpu(d, z, s, q, a, m1, r1, alpha1, gamma1, beta1, wd, bd, alpha2, dilation, lookahead, 0)
     _statistics_forward_cpu(m2, r2, s, q, H, norm, eps)
     y = w2 @ z  # (R + Sc, T): the rows of the residual, then those of the skip
-    _join_forward_cpu(x_next[:R], y[:R], x, m2, r2, u[:R], v[:R])
-    _join_forward_cpu(skips_next, y[R:], skips, m2, r2, u[R:], v[R:])
+    _join_forward_cpu(x_next[:R], y[:R], x, m2, r2, u[:R], v[:R], 0, T)
+    _join_forward_cpu(skips_next, y[R:], skips, m2, r2, u[R:], v[R:], 0, T)
 
 
 def _tcn_block_backward_cpu(
@@ -372,6 +384,64 @@ def _tcn_block_backward_cpu(
     dx += dx_next
 
 
+def _tiled_forward(
+    x_next, skips_next, x, skips, we, be, alpha1, gamma1, beta1, wd, bd, alpha2, w2, u, v,
+    norm, dilation, lookahead, eps,
+):  # fmt: skip
+    """One sample with all threads, a tile of frames each, keeping nothing for a backward pass.
+
+    Between the three rounds, the norms need the sums of all tiles.
+    """
+    (H, T), R = (len(we), x.shape[1]), len(w2) - len(skips)
+    a, y = np.empty((H, T), x.dtype), np.empty((len(w2), T), x.dtype)
+    m, r = np.empty((2, T), x.dtype)
+    s, q = np.empty((2, T))
+
+    def expand(start, stop):
+        np.matmul(we, x[:, start:stop], out=a[:, start:stop])
+        _expand_forward_cpu(a, s, q, be, alpha1, start, stop)
+
+    def middle(start, stop):
+        d, z = np.empty((2, H, stop - start), x.dtype)
+        _middle_forward_cpu(
+            d, z, s, q, a, m, r, alpha1, gamma1, beta1, wd, bd, alpha2, dilation, lookahead, start
+        )
+        np.matmul(w2, z, out=y[:, start:stop])
+
+    def join(start, stop):
+        _join_forward_cpu(x_next[:R], y[:R], x, m, r, u[:R], v[:R], start, stop)
+        _join_forward_cpu(skips_next, y[R:], skips, m, r, u[R:], v[R:], start, stop)
+
+    over_tiles(expand, T, TILE)
+    _statistics_forward_cpu(m, r, s, q, H, norm, eps)
+    over_tiles(middle, T, TILE)
+    _statistics_forward_cpu(m, r, s, q, H, norm, eps)
+    over_tiles(join, T, TILE)
+
+
+def _folded(gamma2, beta2, ws, bs, wr, br):
+    """Residual and skip as one product of their rows: w, and with the second norm in it w2, u and v."""
+    w, b = (ws, bs) if wr is None else (np.concatenate([wr, ws]), np.concatenate([br, bs]))
+    w2 = w * gamma2
+    return w, w2, w2.sum(axis=1), w @ beta2 + b
+
+
+def _checked(
+    x, skips, we, be, alpha1, gamma1, beta1, wd, bd, alpha2, gamma2, beta2, ws, bs, wr, br, dilation, lookahead
+):
+    """Sizes of arrays that fit, and empty arrays for the outputs."""
+    B, H, T, K = sizes(
+        "B H T K", x=(x, "B C T"), skips=(skips, "B Sc T"), we=(we, "H C"), be=(be, "H"), alpha1=(alpha1, "1"),
+        gamma1=(gamma1, "H"), beta1=(beta1, "H"), wd=(wd, "H K"), bd=(bd, "H"), alpha2=(alpha2, "1"),
+        gamma2=(gamma2, "H"), beta2=(beta2, "H"), ws=(ws, "Sc H"), bs=(bs, "Sc"),
+    )  # fmt: skip
+    if wr is not None:
+        sizes("", x=(x, "B C T"), wr=(wr, "C H"), br=(br, "C"), be=(be, "H"))
+    depthwise.check_reach(K, dilation, lookahead)
+    x_next = x if wr is None else np.empty(x.shape, x.dtype)
+    return (B, H, T), x_next, np.empty(skips.shape, x.dtype)
+
+
 def tcn_block_forward(
     x, skips, we, be, alpha1, gamma1, beta1, wd, bd, alpha2, gamma2, beta2, ws, bs, wr=None, br=None,
     *, norm, dilation=1, lookahead=0, eps=EPS,
@@ -387,25 +457,32 @@ def tcn_block_forward(
     norm : "global_layer_norm", "cumulative_layer_norm" or "channel_layer_norm"
     dilation, lookahead : of the depthwise convolution
     """
-    B, C, H, T, K = sizes(
-        "B C H T K", x=(x, "B C T"), skips=(skips, "B Sc T"), we=(we, "H C"), be=(be, "H"), alpha1=(alpha1, "1"),
-        gamma1=(gamma1, "H"), beta1=(beta1, "H"), wd=(wd, "H K"), bd=(bd, "H"), alpha2=(alpha2, "1"),
-        gamma2=(gamma2, "H"), beta2=(beta2, "H"), ws=(ws, "Sc H"), bs=(bs, "Sc"),
-    )  # fmt: skip
-    depthwise.check_reach(K, dilation, lookahead)
-    w, b = (ws, bs) if wr is None else (np.concatenate([wr, ws]), np.concatenate([br, bs]))
-    w2 = w * gamma2
-    u, v = w2.sum(axis=1), w @ beta2 + b
-    x_next, skips_next = (x if wr is None else np.empty(x.shape, x.dtype)), np.empty(skips.shape, x.dtype)
+    inner, ends = (we, be, alpha1, gamma1, beta1, wd, bd, alpha2), (gamma2, beta2, ws, bs, wr, br)
+    (B, H, T), x_next, skips_next = _checked(x, skips, *inner, *ends, dilation, lookahead)
+    w, *folded = _folded(*ends)
     a, d = np.empty((2, B, H, T), x.dtype)
-    statistics = np.empty((B, 4, T), x.dtype)
+    statistics = np.empty((B, 4, T), x.dtype)  # m and r of both norms
     over_samples(
         _tcn_block_forward_cpu,
         (x_next, skips_next, a, d, statistics, x, skips),
-        (we, be, alpha1, gamma1, beta1, wd, bd, alpha2, w2, u, v, NORMS[norm], dilation, lookahead, eps),
+        (*inner, *folded, NORMS[norm], dilation, lookahead, eps),
     )
     kept = (we, alpha1, gamma1, beta1, wd, alpha2, gamma2, beta2, w, len(ws))
     return (x_next, skips_next), (x, a, d, statistics, kept, (NORMS[norm], dilation, lookahead))
+
+
+def tcn_block_inference(
+    x, skips, we, be, alpha1, gamma1, beta1, wd, bd, alpha2, gamma2, beta2, ws, bs, wr=None, br=None,
+    *, norm, dilation=1, lookahead=0, eps=EPS,
+):  # fmt: skip
+    """The outputs of `tcn_block_forward` without its cache: less memory, and parallel in a batch of one."""
+    inner, ends = (we, be, alpha1, gamma1, beta1, wd, bd, alpha2), (gamma2, beta2, ws, bs, wr, br)
+    (B, _, _), x_next, skips_next = _checked(x, skips, *inner, *ends, dilation, lookahead)
+    _, *folded = _folded(*ends)
+    for i in range(B):
+        arrays = (x_next[i], skips_next[i], x[i], skips[i], *inner, *folded)
+        _tiled_forward(*arrays, NORMS[norm], dilation, lookahead, eps)
+    return x_next, skips_next
 
 
 def tcn_block_backward(dy, cache):
