@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test clean
+.PHONY: demo test bench clean
 
 $(BIN)/tasnet-np: setup.cfg
 	$(PYTHON) -m venv $(VENV)
@@ -19,6 +19,14 @@ demo: $(BIN)/tasnet-np
 test: $(BIN)/tasnet-np
 	$(BIN)/python -m pytest
 	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest tests/test_ops.py tests/test_gradcheck.py tests/test_layers.py
+
+bench: $(BIN)/tasnet-np
+	$(BIN)/pip install --quiet torch==2.13.0
+	mkdir -p build
+	$(BIN)/python tests/benchmarks/roofline.py --plot build/roofline.png
+	$(BIN)/python tests/benchmarks/startup.py --json build/startup.json
+	$(BIN)/python tests/benchmarks/cpu_training.py --json build/cpu_training.json
+	$(BIN)/python tests/benchmarks/cpu_inference.py --json build/cpu_inference.json
 
 clean:
 	rm -rf $(VENV) demo build *.egg-info

@@ -11,6 +11,7 @@ thread pools on the same cores wait for each other. Two consequences a reader ca
 
 import ctypes
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
@@ -42,7 +43,7 @@ def set_threads(count):
 
 @cache
 def _pool(count):
-    return ThreadPoolExecutor(count, thread_name_prefix="tasnet_np")
+    return ThreadPoolExecutor(count, thread_name_prefix="tasnet_np", initializer=_start_worker)
 
 
 @cache
@@ -96,7 +97,7 @@ def over_samples(kernel, per_sample, shared=()):
     shared : what every sample gets alike (parameters, sizes); only read
     """
 
-    _each(lambda i: kernel(*(array[i] for array in per_sample), *shared), range(len(per_sample[0])))
+    each(lambda i: kernel(*(array[i] for array in per_sample), *shared), range(len(per_sample[0])))
 
 
 def over_tiles(function, frames, tile):
@@ -104,18 +105,28 @@ def over_tiles(function, frames, tile):
 
     For a batch of one. The pieces do not depend on the number of threads, so neither do the bits.
     """
-    _each(lambda start: function(start, min(start + tile, frames)), range(0, frames, tile))
+    each(lambda start: function(start, min(start + tile, frames)), range(0, frames, tile))
 
 
-def _each(task, items):
-    """task(item) for every item, on as many threads as there are to use."""
+def each(task, items):
+    """[task(item) for item in items], in parallel. Inside a task, everything else runs on its thread.
+
+    The longer the tasks, the better: threads that meet often wait for each other.
+    """
+    if getattr(_worker, "busy", False):
+        return [task(item) for item in items]
     workers = min(len(items), _threads)
     with _blas().limit(limits=1):
         if workers == 1:
-            for item in items:
-                task(item)
-        else:
-            list(_pool(workers).map(task, items))
+            return [task(item) for item in items]
+        return list(_pool(workers).map(task, items))
+
+
+_worker = threading.local()
+
+
+def _start_worker():
+    _worker.busy = True
 
 
 def sizes(letters, **arrays):

@@ -8,12 +8,14 @@ Every `backward` below is its `forward` read upwards. Letters in comments are th
 Mesgarani, "Conv-TasNet: Surpassing Ideal Time-Frequency Magnitude Masking for Speech Separation").
 """
 
+import copy
 import dataclasses
 import math
 from dataclasses import dataclass
 
 import numpy as np
 
+from tasnet_np.device import each
 from tasnet_np.layers import PATHS, Layer, OpLayer
 from tasnet_np.ops.tcn_block import TILE, tcn_block_inference
 
@@ -345,6 +347,10 @@ class ConvTasNet(Layer):
         names = [f"decoder_{name}" for name in SOURCES] if c.decoders == "separate" else ["decoder"]
         self.decoders = {name: make.decoder() for name in names}
 
+        self._one_by_one = path == "fused"
+        self._copies = []
+        self._expected = None  # the shape of the next backward's argument
+
         self.parts = {
             "encoder": self.encoder,
             "norm": self.norm,
@@ -376,6 +382,52 @@ class ConvTasNet(Layer):
         ValueError, TypeError : an array of another shape or dtype
         """
         self._check(mixture)
+        self._expected = (len(mixture), len(SOURCES), mixture.shape[1]) if keep else None
+        if not self._one_by_one or len(mixture) == 1:
+            return self._forward(mixture, keep)
+        networks = self._twins(len(mixture)) if keep else [self] * len(mixture)
+        sources = each(lambda i: networks[i]._forward(mixture[i : i + 1], keep), range(len(mixture)))
+        return np.concatenate(sources)
+
+    def backward(self, dsources):
+        """Set `grads` from the gradient of the sources (B, 2, samples); return the mixture's (B, samples).
+
+        Raises
+        ------
+        RuntimeError : without a forward (with keep=True) right before it
+        ValueError : a gradient of another shape than the sources
+        """
+        if self._expected is None:
+            raise RuntimeError("backward needs a forward (with keep=True) right before it")
+        if dsources.shape != self._expected:
+            raise ValueError(f"dsources must be {self._expected}, like the sources, not {dsources.shape}")
+        self._expected = None
+        if not self._one_by_one or len(dsources) == 1:
+            return self._backward(dsources)
+        networks = self._twins(len(dsources))
+        dmixture = each(lambda i: networks[i]._backward(dsources[i : i + 1]), range(len(dsources)))
+        self._sum_gradients(networks)
+        return np.concatenate(dmixture)
+
+    # A batch on the fused path: each example goes through a network of its own, from one end to the other on
+    # one thread. The networks share their parameters; each has its own caches and gradients.
+
+    def _twins(self, count):
+        """This network and copies of it that share the parameter arrays."""
+        while len(self._copies) < count - 1:
+            # What deepcopy finds in its memo it takes from there: the same arrays, and no copies of copies.
+            shared = {id(array): array for array in self.params.values()}
+            self._copies.append(copy.deepcopy(self, shared | {id(self._copies): []}))
+        return [self, *self._copies[: count - 1]]
+
+    def _sum_gradients(self, networks):
+        """Add the gradients of all examples, in their order, into this network's."""
+        mine = self.grads
+        for network in networks[1:]:
+            for name, gradient in network.grads.items():
+                np.add(mine[name], gradient, out=mine[name])
+
+    def _forward(self, mixture, keep):
         samples = mixture.shape[1]
         w = self.encoder.forward(self._pad(mixture), keep=keep)  # (B, N, T)
         if self.encoder_activation:
@@ -384,30 +436,18 @@ class ConvTasNet(Layer):
         masked = self.multiply.forward(masks, w, keep=keep)
         del masks, w
         sources = self._forward_decoders(masked, keep)  # (B, C, padded)
-        self._samples = samples
         return np.ascontiguousarray(sources[:, :, self._inside(samples)])
 
-    def backward(self, dsources):
-        """Set `grads` from the gradient of the sources (B, 2, samples); return the mixture's (B, samples).
-
-        Raises
-        ------
-        RuntimeError : without a forward (with keep=True) right before it
-        """
-        if not self.encoder._cache:
-            raise RuntimeError("backward needs a forward (with keep=True) right before it")
-        expected = (dsources.shape[0], len(SOURCES), self._samples)
-        if dsources.shape != expected:
-            raise ValueError(f"dsources must be {expected}, as the forward pass gave, not {dsources.shape}")
-        padded = np.zeros((*dsources.shape[:2], self._padded(self._samples)), self.dtype)
-        padded[:, :, self._inside(self._samples)] = dsources
-        dmasked = self._backward_decoders(padded)  # (B, C, N, T)
-        dmasks, dw = self.multiply.backward(dmasked)
+    def _backward(self, dsources):
+        samples = dsources.shape[2]
+        padded = np.zeros((*dsources.shape[:2], self._padded(samples)), self.dtype)
+        padded[:, :, self._inside(samples)] = dsources
+        dmasks, dw = self.multiply.backward(self._backward_decoders(padded))
         dw = dw + self._backward_masks(dmasks)
         if self.encoder_activation:
             dw = self.encoder_activation.backward(dw)
         dmixture = self.encoder.backward(dw)
-        return np.ascontiguousarray(dmixture[:, self._inside(self._samples)])
+        return np.ascontiguousarray(dmixture[:, self._inside(samples)])
 
     # The separator: frames -> masks.
 

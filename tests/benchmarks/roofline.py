@@ -1,0 +1,127 @@
+"""Where a training step's time goes, and how close each part comes to what the machine can do.
+
+Every stage of the fused block is timed by itself, on one thread, and placed by its arithmetic intensity
+(operations per byte that has to move) under two measured ceilings: the largest matrix product, and a copy.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from side_by_side import cpu_name, median_seconds
+
+from tasnet_np.device import _blas, set_threads
+from tasnet_np.files import atomic_path
+from tasnet_np.model import Config
+from tasnet_np.ops import tcn_block as ops
+
+
+def stages(config):
+    """Name -> (function, floating-point operations, bytes) for one block and one sample of 2 s."""
+    rng = np.random.default_rng(0)
+
+    def f(*shape):
+        return rng.standard_normal(shape).astype(np.float32)
+
+    B, H, O, K = config.bottleneck, config.hidden, config.bottleneck + config.skip, config.kernel
+    T, R, d8 = config.frames(2 * config.sample_rate), config.bottleneck, 8
+    x, skips, a, d, z, g, y, out = f(B, T), f(O - B, T), f(H, T), f(H, T), f(H, T), f(H, T), f(O, T), f(O, T)
+    we, w2, wd, vector, alpha, u = f(H, B), f(O, H), f(H, K), f(H), f(1), f(O)
+    (m, r), (s, q), (A, D) = np.abs(f(2, T)), np.empty((2, T)), f(2, T)
+    dh, dk, do = f(H), f(H, K), f(O)
+    norm = ops.NORMS["cumulative_layer_norm"]
+    HT, OT, product = H * T, O * T, 2 * T
+    return {
+        "We x": (lambda: np.matmul(we, x, out=a), product * H * B, 4 * (HT + B * T)),
+        "bias, PReLU, sums": (lambda: ops._expand_forward_cpu(a, s, q, vector * 0, alpha, 0, T), 6 * HT, 8 * HT),
+        "norm, depthwise, PReLU, sums": (
+            lambda: ops._middle_forward_cpu(d, z, s, q, a, m, r, alpha, vector, vector, wd, vector, alpha, d8, 0, 0),
+            (10 + 2 * K) * HT, 12 * HT,
+        ),
+        "W2 z": (lambda: np.matmul(w2, z, out=y), product * H * O, 4 * (HT + OT)),
+        "norm, residual, skip": (
+            lambda: (
+                ops._join_forward_cpu(out[:R], y[:R], x, m, r, u[:R], u[:R], 0, T),
+                ops._join_forward_cpu(out[R:], y[R:], skips, m, r, u[R:], u[R:], 0, T),
+            ),
+            5 * OT, 12 * OT,
+        ),
+        "statistics": (lambda: ops._statistics_forward_cpu(m, r, s, q, H, norm, 1e-8), 12 * T, 24 * T),
+        "dy r, sums": (lambda: ops._join_backward_cpu(out, do, do, y, m, r), 4 * OT, 8 * OT),
+        "W2^T dy": (lambda: np.matmul(w2.T, y, out=g), product * H * O, 4 * (HT + OT)),
+        "PReLU, sums": (lambda: ops._second_norm_backward_cpu(z, s, q, g, d, alpha), 5 * HT, 12 * HT),
+        "dy z^T": (lambda: np.matmul(y, z.T, out=w2), product * H * O, 4 * (HT + OT)),
+        "back through the middle": (
+            lambda: ops._middle_backward_cpu(
+                g, f(1), dk, dh, dh, dh, s, q, d, a, A, D, m, r, alpha, vector, vector, wd, alpha, d8, 0
+            ),
+            (24 + 6 * K) * HT, 16 * HT,
+        ),
+        "back to the expansion": (lambda: ops._expand_backward_cpu(g, f(1), dh, a, A, D, alpha), 7 * HT, 12 * HT),
+        "da x^T": (lambda: np.matmul(g, x.T, out=we), product * H * B, 4 * (HT + B * T)),
+        "We^T da": (lambda: np.matmul(we.T, g, out=x), product * H * B, 4 * (HT + B * T)),
+    }  # fmt: skip
+
+
+def ceilings():
+    """GFLOP/s of a large matrix product and GB/s of a copy that no cache holds, on one thread."""
+    a, b = np.random.default_rng(0).standard_normal((2, 1024, 1024)).astype(np.float32)
+    out = np.empty_like(a)
+    source, target = np.zeros(2**26, np.float32), np.empty(2**26, np.float32)
+    flops = 2 * 1024**3 / median_seconds(lambda: np.matmul(a, b, out=out), 9)
+    return flops / 1e9, 2 * source.nbytes / median_seconds(lambda: np.copyto(target, source), 5) / 1e9
+
+
+def measure(config):
+    """Rows (name, milliseconds, GFLOP/s, GB/s, operations per byte)."""
+    rows = []
+    for name, (function, operations, moved) in stages(config).items():
+        taken = median_seconds(function, 15)
+        rows.append((name, 1000 * taken, operations / taken / 1e9, moved / taken / 1e9, operations / moved))
+    return rows
+
+
+def draw(path, tables, peak_flops, bandwidth):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 5.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    ax = figure.subplots()
+    intensity = np.geomspace(0.2, 200, 100)
+    ax.loglog(intensity, np.minimum(peak_flops, intensity * bandwidth), color="black", label="ceiling: memory copy, matrix product")
+    for (preset, rows), marker, colour in zip(tables.items(), "os", ("#0072B2", "#D55E00")):
+        ax.loglog([row[4] for row in rows], [row[2] for row in rows], marker, color=colour, label=preset)
+        for i, row in enumerate(rows):
+            ax.annotate(str(i + 1), (row[4], row[2]), textcoords="offset points", xytext=(5, 3), fontsize=8, color=colour)
+    names = "\n".join(f"{i + 1:2d}  {row[0]}" for i, row in enumerate(next(iter(tables.values()))))
+    ax.text(1.02, 0.5, names, transform=ax.transAxes, fontsize=8, va="center")
+    ax.set_xlabel("operations per byte moved")
+    ax.set_ylabel("GFLOP/s, one thread")
+    ax.set_title(f"Stages of one fused block ({cpu_name()})")
+    ax.legend(loc="lower right")
+    ax.grid(alpha=0.3)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=130)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--plot", default="roofline.png", type=Path, help="picture to write")
+    options = parser.parse_args()
+    set_threads(1)
+    with _blas().limit(limits=1):
+        peak_flops, bandwidth = ceilings()
+        print(f"ceilings on one thread: {peak_flops:.0f} GFLOP/s (matrix product), {bandwidth:.1f} GB/s (copy)")
+        tables = {preset: measure(Config.preset(preset)) for preset in ("small", "origin")}
+    for preset, rows in tables.items():
+        total = sum(row[1] for row in rows)
+        print(f"\n{preset}: one block, one sample of 2 s, forward and backward: {total:.2f} ms")
+        print(f"{'stage':<30}{'ms':>8}{'share':>7}{'GFLOP/s':>9}{'GB/s':>7}{'op/byte':>9}")
+        for name, milliseconds, gflops, gbytes, intensity in rows:
+            print(f"{name:<30}{milliseconds:8.3f}{milliseconds / total:7.1%}{gflops:9.1f}{gbytes:7.1f}{intensity:9.1f}")
+    draw(options.plot, tables, peak_flops, bandwidth)
+
+
+if __name__ == "__main__":
+    main()
