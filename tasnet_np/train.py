@@ -395,6 +395,7 @@ class _Progress:
             total=total,
             initial=min(total, self._position()),
             unit="step" if self.by_steps else "s",
+            mininterval=0.5,  # seconds between updates
             bar_format="{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {unit}, {remaining} left{postfix}",
         )
 

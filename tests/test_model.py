@@ -350,3 +350,38 @@ def test_training_asks_the_system_for_no_memory_after_its_first_steps():
     faults = list(map(int, printed.split()))
     assert faults[0] > 10_000  # 4 kB pages: more than 40 MB
     assert max(faults[-2:]) < 100
+
+
+@pytest.mark.parametrize("path", ["ops", "fused"])
+def test_a_training_step_has_the_same_bits_on_any_number_of_threads(path, monkeypatch):
+    from tasnet_np import device
+
+    def step(threads):
+        monkeypatch.setattr(device, "_threads", threads)
+        model = ConvTasNet(reduced(PRESETS["origin"]), path=path)
+        rng = np.random.default_rng(0)
+        mixture = rng.standard_normal((5, 400)).astype(np.float32)
+        sources = model.forward(mixture)
+        return [sources, model.backward(np.cos(sources)), *model.grads.values()]
+
+    for one, two, three in zip(*map(step, (1, 2, 3)), strict=True):
+        assert one.tobytes() == two.tobytes() == three.tobytes()
+
+
+def test_examples_share_parameters_and_not_gradients():
+    """Changing a parameter between steps changes all examples; the gradient is the sum over them."""
+    model, mixture = model_and_mixture(reduced(PRESETS["small"]), 90, batch=3)
+    dsources = np.random.default_rng(2).standard_normal((3, 2, 90))
+    for _ in range(2):
+        model.forward(mixture)
+        model.backward(dsources)
+        together = {name: grad.copy() for name, grad in model.grads.items()}
+        apart = {name: 0 for name in together}
+        for i in range(3):
+            model.forward(mixture[i : i + 1])
+            model.backward(dsources[i : i + 1])
+            apart = {name: apart[name] + grad for name, grad in model.grads.items()}
+        for name, grad in together.items():
+            np.testing.assert_allclose(grad, apart[name], rtol=1e-9, atol=1e-12)
+        for array in model.params.values():
+            array *= 1.1
