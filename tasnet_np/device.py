@@ -85,6 +85,7 @@ def keep_freed_memory():
     largest = 2**31 - 1
     mallopt(-1, largest)  # M_TRIM_THRESHOLD: free memory at the top of the heap that is kept
     mallopt(-3, largest)  # M_MMAP_THRESHOLD: sizes from which an allocation gets pages of its own
+    mallopt(-8, 1)  # M_ARENA_MAX: one heap for all threads; those of single threads are returned
 
 
 def over_samples(kernel, per_sample, shared=()):

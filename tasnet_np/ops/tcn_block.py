@@ -30,7 +30,7 @@ above, in reverse order. The weights of the second product see  xhat2 = (z - m2)
 A norm passes g, the gradient of xhat times r, on to what it normalised as  g + A + z D. From norms.py, with sums
 over the channels of each frame,
 
-    dv = -1/2 r^2 (sum g z - m sum g),     dm = -sum g - 2 m dv
+    dv = -1/2 r sum g xhat,     dm = -sum g - 2 m dv
 
 and A and D collect dm / n and 2 dv / n of the frames that a frame is part of. So one pass makes the two sums; one
 more goes back through PReLU, the depthwise convolution, gamma1 and r1, and makes the same sums for the first
@@ -199,7 +199,7 @@ def _join_forward_cpu(out, y, x, m, r, u, v, start, stop):
             written[t] = added[t] + (r[t] * (product[t] - m[t] * total) + shift)
 
 
-# The kernels, backward. g is the gradient of a norm's xhat, times r; sg and sgz sum a frame's g and g * z.
+# The kernels, backward. g is the gradient of a norm's xhat, times r; sg and sgx sum a frame's g and g * xhat.
 
 
 @cpu_kernel
@@ -217,22 +217,24 @@ def _join_backward_cpu(dyr, e1, e2, dy, m, r):
 
 
 @cpu_kernel
-def _second_norm_backward_cpu(z, sg, sgz, g, d, alpha):
+def _second_norm_backward_cpu(z, sg, sgx, g, d, m, r, alpha):
     """z = prelu(d) once more, and the sums that the norm's backward needs."""
     slope = alpha[0]
     sg[:] = 0
-    sgz[:] = 0
+    sgx[:] = 0
     for c in range(len(d)):
         row, activated, gradient = d[c], z[c], g[c]
         for t in range(len(row)):
             value = row[t] if row[t] > 0 else slope * row[t]
             activated[t] = value
             sg[t] += np.float64(gradient[t])
-            sgz[t] += np.float64(gradient[t]) * value
+            sgx[t] += np.float64(gradient[t]) * (value - m[t])
+    for t in range(len(m)):
+        sgx[t] *= r[t]
 
 
 @cpu_kernel
-def _statistics_backward_cpu(A, D, sg, sgz, m, r, H, norm):
+def _statistics_backward_cpu(A, D, sg, sgx, m, r, H, norm):
     """What the norm's statistics add to the gradient of what it normalised: A + z D for every frame.
 
     A set of n values gives each of them dm / n + 2 z dv / n.
@@ -242,9 +244,8 @@ def _statistics_backward_cpu(A, D, sg, sgz, m, r, H, norm):
     total_z = 0.0
     for t in range(T - 1, -1, -1):  # the cumulative norm: frame t reaches frames t..T-1
         n = H * (t + 1 if norm == 1 else T if norm == 0 else 1)
-        mean = np.float64(m[t])
-        dv = -0.5 * np.float64(r[t]) ** 2 * (sgz[t] - mean * sg[t])
-        dm = -sg[t] - 2 * mean * dv
+        dv = -0.5 * r[t] * sgx[t]
+        dm = -sg[t] - 2 * m[t] * dv
         if norm == 2:
             total = 0.0
             total_z = 0.0
@@ -259,7 +260,7 @@ def _statistics_backward_cpu(A, D, sg, sgz, m, r, H, norm):
 
 @cpu_kernel
 def _middle_backward_cpu(
-    g, dalpha2, dw, db, dgamma, dbeta, sg, sgp, d, a, A, D, m, r, alpha1, gamma, beta, w, alpha2,
+    g, dalpha2, dw, db, dgamma, dbeta, sg, sgx, d, a, A, D, m, r, alpha1, gamma, beta, w, alpha2,
     dilation, lookahead,
 ):  # fmt: skip
     """From g at the second norm to g at the first one, in place, with the sums that it needs next."""
@@ -270,7 +271,7 @@ def _middle_backward_cpu(
     xhat = np.empty(T, a.dtype)
     dn = np.empty(T, a.dtype)
     sg[:] = 0
-    sgp[:] = 0
+    sgx[:] = 0
     total_alpha = 0.0
     for c in range(H):
         row, middle, gradient = a[c], d[c], g[c]
@@ -292,24 +293,26 @@ def _middle_backward_cpu(
             offset = lookahead - (K - 1 - k) * dilation
             first = min(T, max(0, -offset))
             last = max(first, min(T, T - offset))
-            tap, with_xhat, alone = w[c, k], zero, zero
+            tap, with_xhat, alone = w[c, k], zero, db_c
             upstream, written = dd[first:last], dn[first + offset : last + offset]
             read = xhat[first + offset : last + offset]
             for t in range(len(upstream)):
                 # in the forward pass this was d[t] += w[k] * (gamma * xhat[t + offset] + beta)
                 written[t] += tap * upstream[t]
                 with_xhat += upstream[t] * read[t]
-                alone += upstream[t]
+            for t in range(first):  # the sum of dd over all frames that have an input: all but the edges
+                alone -= dd[t]
+            for t in range(last, T):
+                alone -= dd[t]
             dw[c, k] = gamma[c] * with_xhat + beta[c] * alone
         scale = gamma[c]
         for t in range(T):  # in the forward pass this was n = gamma * xhat + beta
             dbeta_c += dn[t]
             dgamma_c += dn[t] * xhat[t]
-            p = row[t] if row[t] > 0 else slope1 * row[t]
             value = scale * dn[t] * r[t]
             gradient[t] = value
             sg[t] += np.float64(value)
-            sgp[t] += np.float64(value) * p
+            sgx[t] += np.float64(value) * xhat[t]
         dgamma[c] = dgamma_c
         dbeta[c] = dbeta_c
     dalpha2[0] = total_alpha
@@ -367,17 +370,17 @@ def _tcn_block_backward_cpu(
     _join_backward_cpu(dyr[R:], e1[R:], e2[R:], dskips, m2, r2)
 
     g, z = w2.T @ dyr, np.empty((H, T), x.dtype)
-    (sg, sgz), (A, D) = np.empty((2, T)), np.empty((2, T), x.dtype)
-    _second_norm_backward_cpu(z, sg, sgz, g, d, alpha2)
-    _statistics_backward_cpu(A, D, sg, sgz, m2, r2, H, norm)
+    (sg, sgx), (A, D) = np.empty((2, T)), np.empty((2, T), x.dtype)
+    _second_norm_backward_cpu(z, sg, sgx, g, d, m2, r2, alpha2)
+    _statistics_backward_cpu(A, D, sg, sgx, m2, r2, H, norm)
     np.matmul(dyr, z.T, out=M)
     M -= e2[:, None]
 
     _middle_backward_cpu(
-        g, dalpha2, dwd, dbd, dgamma1, dbeta1, sg, sgz, d, a, A, D, m1, r1, alpha1, gamma1, beta1, wd, alpha2,
+        g, dalpha2, dwd, dbd, dgamma1, dbeta1, sg, sgx, d, a, A, D, m1, r1, alpha1, gamma1, beta1, wd, alpha2,
         dilation, lookahead,
     )  # fmt: skip
-    _statistics_backward_cpu(A, D, sg, sgz, m1, r1, H, norm)
+    _statistics_backward_cpu(A, D, sg, sgx, m1, r1, H, norm)
     _expand_backward_cpu(g, dalpha1, dbe, a, A, D, alpha1)
     np.matmul(g, x.T, out=dwe)
     np.matmul(we.T, g, out=dx)

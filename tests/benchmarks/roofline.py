@@ -49,7 +49,7 @@ def stages(config):
         "statistics": (lambda: ops._statistics_forward_cpu(m, r, s, q, H, norm, 1e-8), 12 * T, 24 * T),
         "dy r, sums": (lambda: ops._join_backward_cpu(out, do, do, y, m, r), 4 * OT, 8 * OT),
         "W2^T dy": (lambda: np.matmul(w2.T, y, out=g), product * H * O, 4 * (HT + OT)),
-        "PReLU, sums": (lambda: ops._second_norm_backward_cpu(z, s, q, g, d, alpha), 5 * HT, 12 * HT),
+        "PReLU, sums": (lambda: ops._second_norm_backward_cpu(z, s, q, g, d, m, r, alpha), 5 * HT, 12 * HT),
         "dy z^T": (lambda: np.matmul(y, z.T, out=w2), product * H * O, 4 * (HT + OT)),
         "back through the middle": (
             lambda: ops._middle_backward_cpu(
