@@ -12,7 +12,7 @@ thread pools on the same cores wait for each other. Two consequences a reader ca
 import ctypes
 import os
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 
 import numba
@@ -112,15 +112,29 @@ def over_tiles(function, frames, tile):
 def each(task, items):
     """[task(item) for item in items], in parallel. Inside a task, everything else runs on its thread.
 
-    The longer the tasks, the better: threads that meet often wait for each other.
+    The calling thread works along, so that only the others have to be woken. The longer the tasks, the
+    better: threads that meet often wait for each other.
     """
     if getattr(_worker, "busy", False):
         return [task(item) for item in items]
     workers = min(len(items), _threads)
+    results = [None] * len(items)
+
+    def share(first):
+        for i in range(first, len(items), workers):
+            results[i] = task(items[i])
+
     with _blas().limit(limits=1):
-        if workers == 1:
-            return [task(item) for item in items]
-        return list(_pool(workers).map(task, items))
+        others = [_pool(workers - 1).submit(share, first) for first in range(1, workers)]
+        _worker.busy = True
+        try:
+            share(0)
+        finally:
+            _worker.busy = False
+            wait(others)
+        for other in others:
+            other.result()  # raises what a task raised
+    return results
 
 
 _worker = threading.local()

@@ -296,18 +296,18 @@ class FusedTCNBlock(TCNBlock):
         c = make.config
         reach = {"dilation": c.dilation(block), "lookahead": c.lookahead(block)}
         self.op = make.op("tcn_block", norm=NORMS[c.norm], **reach)
+        self.order = [(part, key) for part in self.parts.values() for key in part.own_params]
 
     def forward(self, x, skips, keep=True):
-        arrays = (x, skips, *self.params.values())
+        arrays = (x, skips, *(part.own_params[key] for part, key in self.order))
         if keep:
             return self.op.forward(*arrays)
         return tcn_block_inference(*arrays, **self.op.settings)
 
     def backward(self, dx, dskips):
         dx, dskips, *gradients = self.op.backward((dx, dskips))
-        for name, gradient in zip(self.params, gradients, strict=True):
-            part, key = name.split(".")
-            self.parts[part].own_grads[key] = gradient
+        for (part, key), gradient in zip(self.order, gradients, strict=True):
+            part.own_grads[key] = gradient
         return dx, dskips
 
 

@@ -470,7 +470,7 @@ def tcn_block_forward(
         (x_next, skips_next, a, d, statistics, x, skips),
         (*inner, *folded, NORMS[norm], dilation, lookahead, eps),
     )
-    kept = (we, alpha1, gamma1, beta1, wd, alpha2, gamma2, beta2, w, len(ws))
+    kept = (we, alpha1, gamma1, beta1, wd, alpha2, gamma2, beta2, w, folded[0], len(ws))
     return (x_next, skips_next), (x, a, d, statistics, kept, (NORMS[norm], dilation, lookahead))
 
 
@@ -492,9 +492,8 @@ def tcn_block_backward(dy, cache):
     """Return the gradients of all arrays, in the order of the forward's arguments."""
     dx_next, dskips = dy
     x, a, d, statistics, kept, settings = cache
-    we, alpha1, gamma1, beta1, wd, alpha2, gamma2, beta2, w, Sc = kept
+    we, alpha1, gamma1, beta1, wd, alpha2, gamma2, beta2, w, w2, Sc = kept
     B, H, _ = a.shape
-    w2 = w * gamma2
     dx = np.empty(x.shape, x.dtype)
     shapes = (we.shape, (H,), (1,), (H,), (H,), wd.shape, (H,), (1,), w.shape, (len(w),))
     parts = [np.empty((B, *shape), x.dtype) for shape in shapes]  # one part per sample
@@ -503,8 +502,10 @@ def tcn_block_backward(dy, cache):
         (dx, *parts, dx_next, dskips, x, a, d, statistics),
         (we, alpha1, gamma1, beta1, wd, alpha2, w2, *settings),
     )
-    *inner, M, e1 = (part.sum(axis=0) for part in parts)
-    dw = M * gamma2 + e1[:, None] * beta2
+    *inner, M, e1 = (part[0] if B == 1 else part.sum(axis=0) for part in parts)
+    dgamma2, dbeta2 = np.einsum("oc,oc->c", w, M), e1 @ w
+    dw = M * gamma2
+    dw += e1[:, None] * beta2
     R = len(w) - Sc
     residual = (dw[:R], e1[:R]) if R else ()
-    return dx, dskips, *inner, (w * M).sum(axis=0), e1 @ w, dw[R:], e1[R:], *residual
+    return dx, dskips, *inner, dgamma2, dbeta2, dw[R:], e1[R:], *residual

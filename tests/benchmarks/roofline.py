@@ -67,7 +67,7 @@ def ceilings():
     """GFLOP/s of a large matrix product and GB/s of a copy that no cache holds, on one thread."""
     a, b = np.random.default_rng(0).standard_normal((2, 1024, 1024)).astype(np.float32)
     out = np.empty_like(a)
-    source, target = np.zeros(2**26, np.float32), np.empty(2**26, np.float32)
+    source, target = np.ones(2**26, np.float32), np.ones(2**26, np.float32)
     flops = 2 * 1024**3 / median_seconds(lambda: np.matmul(a, b, out=out), 9)
     return flops / 1e9, 2 * source.nbytes / median_seconds(lambda: np.copyto(target, source), 5) / 1e9
 
