@@ -1,11 +1,12 @@
 """Conv-TasNet in plain PyTorch, for comparison only: parity tests and speed benchmarks.
 
-Written from the equations of arXiv 1809.07454. Nothing in `tasnet_np` imports it. Parameters carry the same
-names and shapes as `tasnet_np.ConvTasNet`, so weights and gradients are compared in a loop over names.
-Everything is an ordinary `torch.nn.functional` call, which is also what a fast implementation would use.
+Written from the equations of arXiv 1809.07454. Nothing in `tasnet_np` imports it. Parameters carry
+the names and shapes that they have in `tasnet_np.ConvTasNet`, so weights and gradients are compared
+in a loop over names. The code is ordinary PyTorch: nothing is slowed down for the comparison.
 
-`exact_sums=True` takes the running sums of the cumulative norm in float64, which parity in float32 needs.
-With `exact_sums=False` they stay in the model's dtype, as in ordinary implementations: use that for timings.
+`exact_sums=True` takes the running sums of the cumulative norm in float64, which parity in float32
+needs. `exact_sums=False` keeps them in the model's dtype, as ordinary implementations do: use that
+for timings.
 """
 
 import math
@@ -61,7 +62,7 @@ def si_snr(estimate, target, *, eps=EPS):
 
 
 def si_snr_loss(estimate, target, *, weights=None):
-    """Negative SI-SNR of (B, sources, n), averaged over the batch and, weighted, over the sources."""
+    """Negative SI-SNR of (B, sources, n): mean over the batch, weighted mean over the sources."""
     values = si_snr(estimate, target).mean(0)                                   # (sources,)
     if weights is None:
         return -values.mean()
