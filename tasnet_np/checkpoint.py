@@ -108,7 +108,7 @@ def _entries(file):
         if error.strerror:
             raise UserError(f"{file}: cannot be read ({error.strerror}); check the path") from None
         raise _damaged(file) from None
-    except (ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error):
+    except (ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error):
         raise _damaged(file) from None
 
 
