@@ -1,5 +1,6 @@
 """Audio files, sample rates and levels. Samples are float32 with time last: (channels, n)."""
 
+import contextlib
 import io
 import numbers
 import os
@@ -26,6 +27,7 @@ FORMATS = {suffix: how for suffix, how in FORMATS.items() if how[0] in sf.availa
 UNLIMITED = ("FLOAT", "DOUBLE", "VORBIS", "OPUS", "MPEG_LAYER_III")  # subtypes that can exceed 1
 BLOCK = 1 << 16  # frames per call: libsndfile crashes on minutes of Vorbis written at once
 STREAMED = 0x7FFFF000  # chunk sizes from here up are place-holders, written into pipes
+LARGEST_WAV = (1 << 32) - 1  # bytes
 UNKNOWN_LENGTH = (1 << 63) - 1  # libsndfile's frame count where the header gives none
 
 
@@ -58,29 +60,49 @@ def read(path):
         has a sample rate of 0, or is shorter than its header says (WAV, AIFF, FLAC and MP3; an Ogg
         header gives no length).
     """
-    path = Path(path)
-    try:
-        _check_header(path)
-        with sf.SoundFile(path) as file:
-            blocks = []
-            while len(block := file.read(BLOCK, "float32", always_2d=True)):  # (frames, channels)
-                blocks.append(block)
-            promised, rate = file.frames, file.samplerate
-            format, subtype = file.format, file.subtype
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    except (sf.SoundFileError, TypeError) as error:  # TypeError: a suffix of headerless files
-        reason = getattr(error, "error_string", error)
-        raise UserError(f"{path}: not readable as audio ({reason}); convert it to WAV") from error
+    file = Blocks(path)
+    samples = np.concatenate(list(file), axis=1)  # (channels, n)
+    check_finite(file.path, samples)
+    return Recording(samples, file.rate, file.format, file.subtype, file.path)
 
-    frames = sum(len(block) for block in blocks)
-    if frames == 0:
-        raise UserError(f"{path}: holds 0 samples; record or export it again")
-    if frames < promised:
-        raise UserError(f"{path}: is truncated ({frames} of {promised} samples); copy it again")
-    samples = np.ascontiguousarray(np.concatenate(blocks).T)  # (channels, n)
-    _check_finite(path, samples)
-    return Recording(samples, rate, format, subtype, path)
+
+class Blocks:
+    """An audio file whose samples are read block by block, anew each time it is iterated over.
+
+    Yields arrays (channels, n) of float32 with at most `BLOCK` frames, finite or not. Raises UserError,
+    for the other reasons that `read` names, when it is made or at the end of an iteration.
+    """
+
+    def __init__(self, path):
+        self.path = Path(path)
+        with self._opened() as file:
+            self.rate, self.channels = file.samplerate, file.channels
+            self.format, self.subtype = file.format, file.subtype
+
+    def __iter__(self):
+        frames = 0
+        with self._opened() as file:
+            while len(block := file.read(BLOCK, "float32", always_2d=True)):  # (n, channels)
+                frames += len(block)
+                yield np.ascontiguousarray(block.T)
+            promised = file.frames
+        if frames == 0:
+            raise UserError(f"{self.path}: holds 0 samples; record or export it again")
+        if frames < promised:
+            raise UserError(f"{self.path}: is truncated ({frames} of {promised} samples); copy it again")
+
+    @contextlib.contextmanager
+    def _opened(self):
+        path = self.path
+        try:
+            _check_header(path)
+            with sf.SoundFile(path) as file:
+                yield file
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+        except (sf.SoundFileError, TypeError) as error:  # TypeError: a suffix of headerless files
+            reason = getattr(error, "error_string", error)
+            raise UserError(f"{path}: not readable as audio ({reason}); convert it to WAV") from error
 
 
 def _check_header(path):
@@ -152,6 +174,29 @@ def write(path, samples, rate, *, format=None, subtype=None):
         temporary.write_bytes(encoded.getbuffer())
 
 
+def write_blocks(path, blocks, rate, channels, *, format, subtype):
+    """Write an audio file from an iterable of arrays (channels, n), whole or not at all.
+
+    The samples are taken as they are: they must be finite and fit the subtype.
+
+    Raises
+    ------
+    UserError
+        The file cannot be written, or is larger than its format can be.
+    """
+    with atomic_path(path) as temporary:
+        try:
+            with sf.SoundFile(temporary, "w", rate, channels, subtype, format=format) as file:
+                for block in blocks:
+                    file.write(block.T)
+        except (sf.SoundFileError, ValueError) as error:
+            reason = getattr(error, "error_string", error)
+            remedy = "free some disk space, or write a WAV or FLAC file"
+            raise UserError(f"{path}: cannot be written ({reason}); {remedy}") from error
+        if format == "WAV" and temporary.stat().st_size > LARGEST_WAV:
+            raise UserError(f"{path}: would be larger than a WAV file can be; give a name in .flac")
+
+
 def _encoding(path, format, subtype):
     """Format and subtype to write: those asked for, else those that the suffix stands for."""
     if format is not None:
@@ -170,7 +215,7 @@ def _check_samples(path, samples, subtype):
         raise UserError(f"{path}: samples are {samples.dtype}; convert to float32 between -1 and 1")
     if samples.ndim not in (1, 2) or samples.size == 0:
         raise UserError(f"{path}: samples have shape {samples.shape}; give (channels, n) or (n,)")
-    _check_finite(path, samples)
+    check_finite(path, samples)
     peak = np.abs(samples).max()
     if peak > 1 and subtype not in UNLIMITED:
         raise UserError(f"{path}: peak {peak:.4g} clips in {subtype}; scale to 1 or write FLOAT")
@@ -178,7 +223,8 @@ def _check_samples(path, samples, subtype):
         raise UserError(f"{path}: {len(samples)} channels; Vorbis holds 255, write a WAV file")
 
 
-def _check_finite(path, samples):
+def check_finite(path, samples):
+    """Refuse NaN and infinity."""
     bad = samples.size - np.count_nonzero(np.isfinite(samples))
     if bad:
         raise UserError(f"{path}: {bad} of {samples.size} samples are NaN or infinite; mend them")

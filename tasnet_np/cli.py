@@ -1,6 +1,7 @@
-"""The command line: tasnet-np train, denoise, evaluate, compare, info, gradcheck.
+"""The command line: tasnet-np train, denoise, stream, live, evaluate, compare, info, gradcheck.
 
-Exit status: 0 done; 1 a check failed; 2 a mistake in the input, told in one line; 130 stopped by Ctrl-C.
+Exit status: 0 done; 1 a check failed; 2 a mistake in the input, told in one line; 130 stopped by Ctrl-C;
+141 the reader of the output has gone (what a shell reports for a program that SIGPIPE ended).
 Each command imports what it needs when it runs, so that none waits for what it does not use.
 """
 
@@ -28,7 +29,7 @@ def main(arguments=None):
         return 130
     except BrokenPipeError:  # the reader of our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 2
+        return 141
 
 
 def _parser():
@@ -36,7 +37,7 @@ def _parser():
         prog="tasnet-np", description="Speech denoising with a Conv-TasNet written by hand."
     )
     commands = parser.add_subparsers(required=True, metavar="command")
-    for add in (_add_train, _add_denoise, _add_evaluate, _add_compare, _add_info, _add_gradcheck):
+    for add in (_add_train, _add_denoise, _add_stream, _add_live, _add_evaluate, _add_compare, _add_info, _add_gradcheck):
         add(commands)
     return parser
 
@@ -127,6 +128,9 @@ def _add_denoise(commands):
         "-o", "--output", required=True, metavar="OUT", help="a file for one input, else a folder"
     )
     command.add_argument("--noise-out", metavar="OUT", help="the same for the background that was removed")
+    command.add_argument(
+        "--segment-seconds", type=float, metavar="S", help="for models that are not causal, if memory is short"
+    )
     _add_computing(command)
 
 
@@ -140,10 +144,82 @@ def _denoise(options):
         load(options.model, options.path),
         options.output,
         noise_out=options.noise_out,
+        segment_seconds=options.segment_seconds,
         progress=sys.stderr.isatty(),
     )
     for path in written:
         print(path)
+    return 0
+
+
+def _add_stream(commands):
+    command = _command(
+        commands, "stream", _stream, "Take the noise out of sound in a pipe: standard input to standard output."
+    )
+    _add_streaming(command)
+    command.add_argument("--source", default="speech", help="speech or noise: what to let through")
+    command.add_argument("--raw", metavar="ENCODING", help="samples without a WAV header: s16le, f32le, ...")
+    command.add_argument("--rate", type=int, help="of raw samples, in Hz; the model's by default")
+    command.add_argument("--channels", type=int, help="of raw samples; 1 by default")
+    command.add_argument("--block-ms", type=float, default=10.0, help="most sound taken in at once")
+
+
+def _add_streaming(command):
+    """Options of the commands that denoise sound as it arrives."""
+    command.add_argument("--model", required=True, metavar="RUN", help="a run's folder, or an .npz file")
+    command.add_argument("--no-level", action="store_true", help="leave the level as the network gives it")
+    command.add_argument(
+        "--memory-seconds", type=float, default=float("inf"), help="time after which old sound is forgotten"
+    )
+
+
+def _stream(options):
+    from tasnet_np.checkpoint import load
+    from tasnet_np.pipe import run
+
+    for name, file in ("standard input", sys.stdin), ("standard output", sys.stdout):
+        if file.isatty():
+            example = "arecord -f S16_LE -r 8000 | tasnet-np stream --model RUN | aplay"
+            raise UserError(f"{name}: is a terminal; put it between other programs, as in {example}")
+    run(
+        load(options.model),
+        sys.stdin.buffer,
+        sys.stdout.buffer,
+        lambda line: print(line, file=sys.stderr),
+        raw=options.raw,
+        rate=options.rate,
+        channels=options.channels,
+        source=options.source,
+        level=not options.no_level,
+        memory_seconds=options.memory_seconds,
+        block_seconds=options.block_ms / 1000,
+    )
+    return 0
+
+
+def _add_live(commands):
+    command = _command(
+        commands, "live", _live, "Take the noise out of a microphone's sound and play it. Ctrl-C ends it."
+    )
+    _add_streaming(command)
+    command.add_argument("--seconds", type=float, default=float("inf"), help="how long")
+    command.add_argument("--rate", type=int, help="of the sound device, in Hz; the model's by default")
+    command.add_argument("--block-ms", type=float, default=10.0, help="length of the device's blocks")
+
+
+def _live(options):
+    from tasnet_np.checkpoint import load
+    from tasnet_np.live import run
+
+    run(
+        load(options.model),
+        sys.stderr,
+        rate=options.rate,
+        seconds=options.seconds,
+        level=not options.no_level,
+        memory_seconds=options.memory_seconds,
+        block_seconds=options.block_ms / 1000,
+    )
     return 0
 
 
@@ -255,7 +331,21 @@ def _info(options):
         raise UserError(f"--seconds {options.seconds}: give a length above 0")
     config = load(options.model).config if options.model else Config.preset(options.preset)
     print(describe(config, options.seconds))
+    if config.norm != "gLN":
+        print(f"{'computing':<18} {_computing_time(config)}")
     return 0
+
+
+def _computing_time(config):
+    """What the latency has to be added to: how long a hop takes on this machine."""
+    from tasnet_np.model import ConvTasNet
+    from tasnet_np.pipe import time_streaming
+
+    timing = time_streaming(ConvTasNet(config))
+    return (
+        f"{1e3 * timing.quantile(0.5):.3f} ms per hop of {1e3 * timing.hop_seconds:g} ms in a stream, "
+        f"measured here (99 %: {1e3 * timing.quantile(0.99):.3f} ms)"
+    )
 
 
 def describe(config, seconds):

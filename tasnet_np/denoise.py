@@ -4,6 +4,7 @@ SI-SNR leaves the level and the polarity of a model's outputs free: they may be 
 loud, or inverted. `fit_level` finds the two gains with which they add up to the mixture again.
 """
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -11,59 +12,17 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from tasnet_np.audio import FORMATS, UNLIMITED, at_level, find_audio, read, resample, write
+from tasnet_np.audio import (
+    FORMATS, UNLIMITED, Blocks, at_level, find_audio, read, resample, seconds, write, write_blocks,
+)  # fmt: skip
 from tasnet_np.files import UserError
+from tasnet_np.level import LEVEL_DB, fit_level
+from tasnet_np.long_files import LongSeparation, Segments
 from tasnet_np.metrics import without_mean
+from tasnet_np.streaming import Streamer
 
-LEVEL_DB = -25.0  # dBFS: the RMS level that the model hears, that of its training mixtures
-COLLINEAR = 0.98  # cos^2 between the two estimates above which they count as one signal
-LOUDEST_DB = 3.0  # how far the RMS of a restored source may exceed the mixture's
+WHOLE_BYTES = 1 << 30  # of memory: what needs more goes block by block where it can
 PEAK = 32767 / 32768  # the largest sample of a 16-bit file
-
-
-def fit_level(mixture, sources):
-    """Gains a and b that bring a * speech + b * noise closest to the mixture, in the least squares.
-
-    The gains are for the estimates without their means. With both estimates at unit norm and
-    c = <speech, noise>, the weights a', b' solve the normal equations
-
-        [1  c] [a']   [<speech, mixture>]
-        [c  1] [b'] = [<noise, mixture> ]
-
-    The eigenvalues are 1 + |c| and 1 - |c|. Where c^2 exceeds `COLLINEAR`, the difference of the
-    estimates is too small to be fitted, and the pseudo-inverse leaves it out: the two weights are
-    then equal (but for the sign, where the estimates have opposite polarity), and either source
-    comes out about 6 dB below their sum. The same rule gives a silent estimate the gain 0, and the
-    other one is fitted alone.
-
-    Estimates that nearly cancel could still come out loud. If one exceeded the mixture's RMS by
-    more than `LOUDEST_DB`, a common factor lowers both gains.
-
-    Parameters
-    ----------
-    mixture : ndarray, shape (n,)
-    sources : ndarray, shape (2, n)
-        Estimates of speech and noise, at any level and polarity.
-
-    Returns
-    -------
-    gains : ndarray, shape (2,), float64
-        Zeros for a silent mixture.
-    """
-    mixture = without_mean(mixture)
-    sources = without_mean(sources)
-    norms = np.sqrt(np.sum(sources**2, axis=-1))  # (2,)
-    norms = np.where(norms == 0, 1.0, norms)
-    unit = sources / norms[:, None]  # (2, n)
-    # pinv leaves out eigenvalues up to limit * the largest: here 1 - |c| <= limit * (1 + |c|).
-    limit = (1 - np.sqrt(COLLINEAR)) / (1 + np.sqrt(COLLINEAR))
-    weights = np.linalg.pinv(unit @ unit.T, rcond=limit, hermitian=True) @ (unit @ mixture)  # (2,)
-    # The norm of a restored source is the size of its weight.
-    loudest = np.max(np.abs(weights))
-    allowed = 10 ** (LOUDEST_DB / 20) * np.sqrt(np.sum(mixture**2))
-    if loudest > allowed:
-        weights *= allowed / loudest
-    return weights / norms
 
 
 def separate(model, samples, rate):
@@ -119,13 +78,17 @@ def _at_own_level(mixture, sources):
     return fit_level(mixture, sources)[:, None] * without_mean(sources)
 
 
-def denoise_files(inputs, model, output, *, noise_out=None, progress=False):
+def denoise_files(inputs, model, output, *, noise_out=None, segment_seconds=None, progress=False):
     """Write the speech, and on request the background, of audio files and of all in folders.
 
     All paths are checked before the first file is read. What is written keeps the rate, channels,
     format and subtype of its input, and replaces an earlier file of that name. Where a source would
     clip, what is written for that file is lowered by one common gain, and a line on standard error
     says by how much. So it does for files that are skipped, broken or silent.
+
+    A recording that would need more than `WHOLE_BYTES` of memory as a whole goes through a causal model
+    block by block, in constant memory and with the same result. For other models a line says how much
+    memory it needs; `segment_seconds` bounds it.
 
     Parameters
     ----------
@@ -139,6 +102,8 @@ def denoise_files(inputs, model, output, *, noise_out=None, progress=False):
         names and their places below the input folders.
     noise_out : str or Path, optional
         The same for the background.
+    segment_seconds : float, optional
+        For models that are not causal: cut recordings into overlapping segments of this length.
     progress : bool
         Show a progress bar.
 
@@ -170,7 +135,7 @@ def denoise_files(inputs, model, output, *, noise_out=None, progress=False):
     jobs = list(zip(sources, zip(*targets)))
     for source, paths in tqdm(jobs, desc="denoising", unit="file", disable=not progress):
         try:
-            rate = _denoise_file(source, paths, model)
+            rate = _denoise_file(source, paths, model, segment_seconds)
         except (UserError, OSError, MemoryError) as error:
             problems.append(str(error) if str(source) in str(error) else f"{source}: {error}")
             if len(jobs) > 1:
@@ -187,25 +152,59 @@ def denoise_files(inputs, model, output, *, noise_out=None, progress=False):
     return written
 
 
-def _denoise_file(source, paths, model):
+def _denoise_file(source, paths, model, segment_seconds):
     """Read one file and write its speech, and its background if there are two paths."""
+    file = Blocks(source)
+    encodings = [_encoding(file, path) for path in paths]
+    network = _in_pieces(file, model, segment_seconds)
+    if network:
+        _make_folders(paths)
+        separation = LongSeparation(file, network, model.config.sample_rate, len(paths), paths[0].parent)
+        with contextlib.closing(separation):
+            scale = _scale(file, encodings, separation.silent, separation.mixture_peak, separation.peak)
+            for index, (path, (format, subtype)) in enumerate(zip(paths, encodings)):
+                blocks = separation.source(index, scale)
+                write_blocks(path, blocks, file.rate, file.channels, format=format, subtype=subtype)
+        return file.rate
     recording = read(source)
-    if not np.any(without_mean(recording.samples)):
-        _warn(f"{source}: is silent; written as silence")
-    encodings = [_encoding(recording, path) for path in paths]
+    silent, loudest = not np.any(without_mean(recording.samples)), np.max(np.abs(recording.samples))
     sources = separate(model, recording.samples, recording.rate)[: len(paths)]
-    # Where the file can hold more than 1, and the recording does, the output may exceed 1 as well.
-    unlimited = all(subtype in UNLIMITED for _, subtype in encodings)
-    exceeds = unlimited and np.max(np.abs(recording.samples)) > 1
-    peak = np.max(np.abs(sources))
-    if peak > PEAK and not exceeds:
-        sources = sources * np.float32(PEAK / peak)
-        lowered_db = 20 * np.log10(peak / PEAK)
-        _warn(f"{source}: the output would clip; lowered by {lowered_db:.2f} dB")
+    sources = sources * np.float32(_scale(file, encodings, silent, loudest, np.max(np.abs(sources))))
+    _make_folders(paths)
     for path, samples, (format, subtype) in zip(paths, sources, encodings):
-        path.parent.mkdir(parents=True, exist_ok=True)
         write(path, samples, recording.rate, format=format, subtype=subtype)
     return recording.rate
+
+
+def _make_folders(paths):
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _in_pieces(file, model, segment_seconds):
+    """What runs a recording in constant memory, or None where the whole of it is to go at once."""
+    c = model.config
+    samples = seconds(file.path) * c.sample_rate  # 0 where the length is not known
+    needed = file.channels * c.inference_bytes(max(1, round(samples)))
+    if c.norm != "gLN" and (needed > WHOLE_BYTES or not samples):
+        return Streamer(model, file.channels)
+    if c.norm == "gLN" and segment_seconds:
+        return Segments(model, file.channels, segment_seconds)
+    if needed > WHOLE_BYTES:
+        remedy = "--segment-seconds 30 needs less"
+        _warn(f"{file.path}: needs {needed / 1e9:.1f} GB of memory, as the model is not causal; {remedy}")
+    return None
+
+
+def _scale(file, encodings, silent, mixture_peak, peak):
+    """The common gain that keeps the outputs from clipping; says so if there is one, or if all is silent."""
+    if silent:
+        _warn(f"{file.path}: is silent; written as silence")
+    # Where the file can hold more than 1, and the recording does, the output may exceed 1 as well.
+    if peak <= PEAK or (mixture_peak > 1 and all(subtype in UNLIMITED for _, subtype in encodings)):
+        return 1.0
+    _warn(f"{file.path}: the output would clip; lowered by {20 * np.log10(peak / PEAK):.2f} dB")
+    return PEAK / peak
 
 
 def _encoding(recording, path):

@@ -1,11 +1,15 @@
 """Every command and every line of Python in README.md runs."""
 
+import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import soundfile
 
 from tasnet_np.cli import main
 
@@ -43,6 +47,10 @@ def test_the_commands_run_as_written_in_their_order(here):
             line = line.replace(long, short)
         assert main(shlex.split(line)[1:]) == 0, line
     assert {"clean.wav", "background.wav", "run"} <= {path.name for path in here.iterdir()}
+    (piped,) = commands("cat")
+    path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
+    subprocess.run(["bash", "-o", "pipefail", "-c", piped], check=True, env=os.environ | {"PATH": path})
+    assert soundfile.info("streamed.wav").frames == soundfile.info("noisy.wav").frames
 
 
 def test_the_python_runs_as_written(here, capsys):

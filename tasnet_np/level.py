@@ -1,0 +1,168 @@
+"""The level of separated sources: brought back to what they have in the mixture, at the end or as they come.
+
+SI-SNR leaves the level and the polarity of a model's outputs free: they may be a thousand times too
+loud, or inverted. `fit_level` finds the two gains with which they add up to the mixture again, and
+`RunningLevel` does the same for a stream, from what it has heard so far.
+"""
+
+import numpy as np
+
+from tasnet_np.metrics import without_mean
+
+COLLINEAR = 0.98  # cos^2 between the two estimates above which they count as one signal
+LEVEL_DB = -25.0  # dBFS: the RMS level of the mixtures that a model is trained on
+LOUDEST_DB = 3.0  # how far the RMS of a restored source may exceed the mixture's
+
+STEPS_PER_SECOND = 100  # how often a stream's gains are fitted anew
+SLOPE_DB = 10.0  # how fast they then move, per second: 1 dB in 100 ms
+FADE_STEPS = 10  # over which the first sound of a stream fades in, while its gains settle
+DIP_DB = 30.0  # how far a gain falls before its polarity changes
+CONSTANT = 1e-10  # share of the energy about the mean below which a signal counts as constant
+
+
+def fit_level(mixture, sources):
+    """Gains a and b that bring a * speech + b * noise closest to the mixture, in the least squares.
+
+    The gains are for the estimates without their means. With both estimates at unit norm and
+    c = <speech, noise>, the weights a', b' solve the normal equations
+
+        [1  c] [a']   [<speech, mixture>]
+        [c  1] [b'] = [<noise, mixture> ]
+
+    The eigenvalues are 1 + |c| and 1 - |c|. Where c^2 exceeds `COLLINEAR`, the difference of the
+    estimates is too small to be fitted, and the pseudo-inverse leaves it out: the two weights are
+    then equal (but for the sign, where the estimates have opposite polarity), and either source
+    comes out about 6 dB below their sum. The same rule gives a silent estimate the gain 0, and the
+    other one is fitted alone.
+
+    Estimates that nearly cancel could still come out loud. If one exceeded the mixture's RMS by
+    more than `LOUDEST_DB`, a common factor lowers both gains.
+
+    Parameters
+    ----------
+    mixture : ndarray, shape (n,)
+    sources : ndarray, shape (2, n)
+        Estimates of speech and noise, at any level and polarity.
+
+    Returns
+    -------
+    gains : ndarray, shape (2,), float64
+        Zeros for a silent mixture.
+    """
+    signals = without_mean(np.concatenate([np.asarray(mixture)[None], sources]))  # (3, n)
+    return gains_of(signals @ signals.T)
+
+
+def gains_of(products):
+    """The gains of `fit_level` from the inner products (3, 3) of mixture, speech and noise."""
+    energy = np.diag(products)  # (3,)
+    norms = np.sqrt(np.where(energy > 0, energy, 1.0))[1:]  # (2,)
+    gram = products[1:, 1:] / np.outer(norms, norms)
+    # pinv leaves out eigenvalues up to limit * the largest: here 1 - |c| <= limit * (1 + |c|).
+    limit = (1 - np.sqrt(COLLINEAR)) / (1 + np.sqrt(COLLINEAR))
+    weights = np.linalg.pinv(gram, rcond=limit, hermitian=True) @ (products[1:, 0] / norms)  # (2,)
+    # The norm of a restored source is the size of its weight.
+    loudest = np.max(np.abs(weights))
+    allowed = 10 ** (LOUDEST_DB / 20) * np.sqrt(energy[0])
+    if loudest > allowed:
+        weights *= allowed / loudest
+    return weights / norms
+
+
+class RunningLevel:
+    """Brings the sources of a stream to their level in the mixture, without jumps and without delay.
+
+    Every 10 ms the gains are fitted as `fit_level` does, to everything heard so far, and the gains in
+    use set out for them, in a straight line, at no more than 1 dB in 100 ms. The first 100 ms of sound
+    fade in, and their gains are free to follow the fit. Where the fit turns a source's polarity, its
+    gain falls by 30 dB at that pace and rises again with the other sign. Unlike offline, the means of
+    the outputs stay: what a stream's mean will be is not known while it runs.
+
+    Parameters
+    ----------
+    rate : int
+        Samples per second of the stream.
+    channels : int
+        Each has gains of its own.
+    """
+
+    def __init__(self, rate, channels=1):
+        self.gains = np.zeros((2, channels))
+        self._step = max(1, round(rate / STEPS_PER_SECOND))  # samples between two fits
+        self._ratio = 10 ** (SLOPE_DB * self._step / rate / 20)  # the most a gain changes in between
+        self._next_gains = np.zeros((2, channels))
+        self._done = 0  # samples of this step
+        self._heard = np.zeros(channels, int)  # steps since the first sound
+        self._products = np.zeros((channels, 4, 4))  # sums over mixture, speech, noise and 1
+        self._waiting = np.zeros((channels, 0))  # of the mixture, for sources still to come
+
+    def process(self, mixture, sources):
+        """Give the next sources their level.
+
+        Parameters
+        ----------
+        mixture : ndarray, shape (channels, n)
+            What has come in since the last call. NaN and infinite samples count as 0.
+        sources : ndarray, shape (2, channels, m)
+            What has become final since the last call, of the mixture up to now.
+
+        Returns
+        -------
+        ndarray, shape (2, channels, m)
+        """
+        mixture = np.where(np.isfinite(mixture), mixture, 0.0)
+        m = sources.shape[-1]
+        waiting = np.concatenate([self._waiting, mixture], axis=1)
+        mixture, self._waiting = waiting[:, :m], waiting[:, m:]
+        levelled = np.empty_like(sources)
+        start = 0
+        while start < m:
+            end = min(m, start + self._step - self._done)
+            levelled[..., start:end] = self._ramp(end - start) * sources[..., start:end]
+            self._products += products_of(mixture[:, start:end], sources[..., start:end])
+            self._done += end - start
+            start = end
+            if self._done == self._step:
+                self._fit()
+        return levelled
+
+    def _ramp(self, count):
+        """The gains (2, channels, count) of the next samples: on the way from this fit's to the next's."""
+        way = np.arange(self._done + 1, self._done + count + 1) / self._step  # ends at 1
+        return self.gains[..., None] + (self._next_gains - self.gains)[..., None] * way
+
+    def _fit(self):
+        """End a step: where the gains should be by now, and how far they come in the next step."""
+        self.gains, self._done = self._next_gains, 0
+        self._next_gains = np.empty_like(self.gains)
+        for channel, products in enumerate(self._products):
+            wanted = gains_of(about_the_means(products))
+            self._heard[channel] += self._heard[channel] > 0 or wanted.any()
+            if self._heard[channel] <= FADE_STEPS:
+                self._next_gains[:, channel] = wanted * self._heard[channel] / FADE_STEPS
+                continue
+            for source in range(2):
+                self._next_gains[source, channel] = self._towards(self.gains[source, channel], wanted[source])
+
+    def _towards(self, gain, wanted):
+        """One step from a gain to another, changing it by no more than `SLOPE_DB` allows."""
+        if gain * wanted > 0:
+            return gain * np.clip(wanted / gain, 1 / self._ratio, self._ratio)
+        lowest = 10 ** (-DIP_DB / 20) * wanted
+        return gain / self._ratio if abs(gain) > abs(lowest) else lowest
+
+
+def products_of(mixture, sources):
+    """Inner products (channels, 4, 4) of mixture (channels, n), sources (2, channels, n) and 1."""
+    ones = np.ones_like(mixture)
+    signals = np.stack([mixture, *sources, ones], axis=1).astype(np.float64)  # (channels, 4, n)
+    return signals @ signals.swapaxes(1, 2)
+
+
+def about_the_means(products):
+    """Inner products (3, 3) of signals without their means, from those of signals and 1 (4, 4)."""
+    sums, count = products[:3, 3], products[3, 3]
+    centred = products[:3, :3] - np.outer(sums, sums) / count
+    constant = np.diag(centred) <= CONSTANT * np.diag(products)[:3]
+    centred[constant] = centred[:, constant] = 0
+    return centred

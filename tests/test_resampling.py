@@ -1,0 +1,67 @@
+"""Resampling piece by piece gives what resampling the whole gives."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tasnet_np.audio import resample
+from tasnet_np.resampling import Resampler
+
+RATES = st.sampled_from([8000, 11025, 16000, 22050, 44100, 48000, 7, 5])
+
+
+def sound(n, channels=1, seed=0):
+    return np.random.default_rng(seed).standard_normal((channels, n)).astype(np.float32)
+
+
+def in_pieces(resampler, samples, sizes):
+    outputs, start = [], 0
+    while start < samples.shape[1]:
+        size = sizes[len(outputs) % len(sizes)]
+        outputs.append(resampler.process(samples[:, start : start + size]))
+        start += size
+    return np.concatenate([*outputs, resampler.flush()], axis=1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(RATES, RATES, st.integers(1, 3000), st.integers(1, 2), st.lists(st.integers(0, 700), min_size=1).filter(any))
+def test_pieces_give_what_the_whole_gives(rate_in, rate_out, n, channels, sizes):
+    samples = sound(n, channels)
+    expected = resample(samples, rate_in, rate_out)
+    outputs = in_pieces(Resampler(rate_in, rate_out, channels), samples, sizes)
+    assert outputs.shape == expected.shape and outputs.dtype == np.float32
+    assert np.abs(outputs - expected).max() <= 1e-6 * np.abs(samples).max()
+
+
+@pytest.mark.parametrize("rate_in, rate_out", [(48000, 8000), (44100, 16000), (8000, 48000), (8000, 44100)])
+def test_outputs_come_as_early_as_the_filter_lets_them(rate_in, rate_out):
+    resampler, samples = Resampler(rate_in, rate_out), sound(rate_in // 5)
+    given, late = 0, []
+    for i in range(samples.shape[1]):
+        given += resampler.process(samples[:, i : i + 1]).shape[1]
+        late.append((i + 1) / rate_in - given / rate_out)
+    steady = late[len(late) // 2 :]
+    assert max(steady) <= resampler.delay_seconds + 1 / rate_in
+    assert resampler.delay_seconds == pytest.approx(10 / min(rate_in, rate_out))
+
+
+def test_what_is_kept_does_not_grow():
+    resampler = Resampler(44100, 8000)
+    sizes = [resampler.process(sound(441)).shape[1] and resampler._kept.shape[1] for _ in range(100)]
+    assert max(sizes[50:]) <= max(sizes[:50]) < 2 * 10 * 44100 / 8000 + 3 * 441
+
+
+def test_equal_rates_change_nothing():
+    samples = sound(100)
+    assert in_pieces(Resampler(8000, 8000), samples, [33]).tobytes() == samples.tobytes()
+
+
+def test_flush_and_reset_leave_nothing_behind():
+    resampler, samples = Resampler(48000, 8000, 2), sound(5000, 2)
+    first = in_pieces(resampler, samples, [480])
+    assert in_pieces(resampler, samples, [480]).tobytes() == first.tobytes()
+    resampler.process(samples)
+    resampler.reset()
+    assert in_pieces(resampler, samples, [480]).tobytes() == first.tobytes()
+    assert resampler.flush().shape == (2, 0)
