@@ -61,12 +61,18 @@ def _add_computing(command):
 
 def _compute_as(options):
     """Act on the options of `_add_computing`, and say what is about to be compiled."""
-    from tasnet_np.device import announce_compiling, keep_freed_memory, set_threads
+    from tasnet_np.device import keep_freed_memory, set_threads
 
     keep_freed_memory()
-    announce_compiling(lambda line: print(line, file=sys.stderr))
+    _announce_compiling()
     if options.threads is not None:
         set_threads(options.threads)
+
+
+def _announce_compiling():
+    from tasnet_np.device import announce_compiling
+
+    announce_compiling(lambda line: print(line, file=sys.stderr))
 
 
 def _add_train(commands):
@@ -177,6 +183,7 @@ def _stream(options):
     from tasnet_np.checkpoint import load
     from tasnet_np.pipe import run
 
+    _announce_compiling()
     for name, file in ("standard input", sys.stdin), ("standard output", sys.stdout):
         if file.isatty():
             example = "arecord -f S16_LE -r 8000 | tasnet-np stream --model RUN | aplay"
@@ -211,6 +218,7 @@ def _live(options):
     from tasnet_np.checkpoint import load
     from tasnet_np.live import run
 
+    _announce_compiling()
     run(
         load(options.model),
         sys.stderr,
@@ -341,6 +349,7 @@ def _computing_time(config):
     from tasnet_np.model import ConvTasNet
     from tasnet_np.pipe import time_streaming
 
+    _announce_compiling()
     timing = time_streaming(ConvTasNet(config))
     return (
         f"{1e3 * timing.quantile(0.5):.3f} ms per hop of {1e3 * timing.hop_seconds:g} ms in a stream, "

@@ -322,30 +322,20 @@ def _room(c, rows, dtype):
 
 @cpu_kernel
 def _product(y, x, w, b):
-    """y (rows, O) = x (rows, C) w^T + b: the work. In tiles, so that what is read serves several sums."""
+    """y (rows, O) = x (rows, C) w^T + b: the work. Each row of w is read once, for four rows of x at a time."""
     rows, C = x.shape
-    O = len(w)
-    tiled_rows, tiled_O = rows - rows % 4, O - O % 2
+    tiled = rows - rows % 4
     zero = y.dtype.type(0)
-    for o in range(0, tiled_O, 2):
-        for r in range(0, tiled_rows, 4):
-            y00 = y01 = y02 = y03 = zero
-            y10 = y11 = y12 = y13 = zero
+    for o in range(len(w)):
+        for r in range(0, tiled, 4):
+            y0 = y1 = y2 = y3 = zero
             for c in range(C):
-                y00 += w[o, c] * x[r, c]
-                y01 += w[o, c] * x[r + 1, c]
-                y02 += w[o, c] * x[r + 2, c]
-                y03 += w[o, c] * x[r + 3, c]
-                y10 += w[o + 1, c] * x[r, c]
-                y11 += w[o + 1, c] * x[r + 1, c]
-                y12 += w[o + 1, c] * x[r + 2, c]
-                y13 += w[o + 1, c] * x[r + 3, c]
-            y[r, o], y[r, o + 1] = b[o] + y00, b[o + 1] + y10
-            y[r + 1, o], y[r + 1, o + 1] = b[o] + y01, b[o + 1] + y11
-            y[r + 2, o], y[r + 2, o + 1] = b[o] + y02, b[o + 1] + y12
-            y[r + 3, o], y[r + 3, o + 1] = b[o] + y03, b[o + 1] + y13
-    for o in range(O):
-        for r in range(tiled_rows if o < tiled_O else 0, rows):  # what the tiles left
+                y0 += w[o, c] * x[r, c]
+                y1 += w[o, c] * x[r + 1, c]
+                y2 += w[o, c] * x[r + 2, c]
+                y3 += w[o, c] * x[r + 3, c]
+            y[r, o], y[r + 1, o], y[r + 2, o], y[r + 3, o] = b[o] + y0, b[o] + y1, b[o] + y2, b[o] + y3
+        for r in range(tiled, rows):
             total = zero
             for c in range(C):
                 total += w[o, c] * x[r, c]

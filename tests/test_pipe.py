@@ -20,12 +20,12 @@ from tasnet_np.files import UserError
 from tasnet_np.gradcheck import reduced
 from tasnet_np.model import PRESETS, ConvTasNet
 from tasnet_np.online import OnlineSeparator
-from tasnet_np.pipe import ENCODINGS, PCM, Timing, read_wav_header, run, wav_header
+from tasnet_np.pipe import ENCODINGS, PCM, Timing, read_wav_header, run, time_streaming, wav_header
 
 RATE = 8000
 MODEL = ConvTasNet(reduced(PRESETS["small"]))
 STEP = {"u8": 2**-7, "s16le": 2**-15, "s24le": 2**-23, "s32le": 2**-24, "f32le": 2**-24, "f64le": 2**-24}
-SUBTYPES = {"u8": "PCM_U8", "s16le": "PCM_16", "s24le": "PCM_24", "s32le": "PCM_32", "f32le": "FLOAT", "f64le": "DOUBLE"}
+SUBTYPES = dict(zip(ENCODINGS, ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE")))
 
 
 def sound(n, channels=1):
@@ -220,6 +220,17 @@ def test_timing_counts():
     assert Timing(RATE, 0.001).report() == "no sound came in"
 
 
+def test_info_tells_the_computing_time(capsys, tmp_path):
+    tasnet_np.save(MODEL, tmp_path / "model.npz")
+    assert main(["info", "--model", str(tmp_path / "model.npz")]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("computing ") and " ms per hop of 0.375 ms in a stream, measured here (99 %: " in last
+    assert main(["info", "--preset", "paper"]) == 0
+    assert "computing" not in capsys.readouterr().out
+    timing = time_streaming(MODEL, seconds=0.1)
+    assert (timing.blocks, timing.samples) == (267, 267 * MODEL.config.hop)
+
+
 WAV = wav(sound(100))
 
 
@@ -335,7 +346,8 @@ def test_control_c_flushes_and_tells(command):
 def test_it_does_not_wait_for_full_blocks(command):
     """Ten hops in, nine out (the first waits for its window), while the input stays open."""
     hop_bytes = 2 * MODEL.config.hop
-    with subprocess.Popen([*command, "--raw", "s16le", "--block-ms", "10000"], stdin=-1, stdout=-1, stderr=-1) as process:
+    command = [*command, "--raw", "s16le", "--block-ms", "10000"]
+    with subprocess.Popen(command, stdin=-1, stdout=-1, stderr=-1) as process:
         process.stdin.write(bytes(10 * hop_bytes))
         process.stdin.flush()
         assert len(process.stdout.read(9 * hop_bytes)) == 9 * hop_bytes
