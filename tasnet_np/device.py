@@ -75,7 +75,7 @@ def keep_freed_memory():
     """Let this process keep the memory of freed arrays for the next ones, instead of returning it.
 
     A training step needs the same large arrays every time. Given back to the system, they come again page by
-    page, each page zeroed first, which can cost a quarter of the step. The commands call this; a library
+    page, each page zeroed first, and the step waits for that. The commands call this; a library
     should not decide it for its user. It does something with glibc (Linux) only.
     """
     try:
@@ -97,16 +97,15 @@ def over_samples(kernel, per_sample, shared=()):
     per_sample : arrays whose first axis is the batch, outputs first
     shared : what every sample gets alike (parameters, sizes); only read
     """
-
     each(lambda i: kernel(*(array[i] for array in per_sample), *shared), range(len(per_sample[0])))
 
 
 def over_tiles(function, frames, tile):
-    """Call `function(start, stop)` for consecutive pieces of at most `tile` frames, in parallel.
+    """[function(start, stop), ...] for consecutive pieces of at most `tile` frames, in parallel.
 
     For a batch of one. The pieces do not depend on the number of threads, so neither do the bits.
     """
-    each(lambda start: function(start, min(start + tile, frames)), range(0, frames, tile))
+    return each(lambda start: function(start, min(start + tile, frames)), range(0, frames, tile))
 
 
 def each(task, items):
@@ -135,6 +134,25 @@ def each(task, items):
         for other in others:
             other.result()  # raises what a task raised
     return results
+
+
+def each_in_order(task, items, add):
+    """Call `add(task(item))` for every item: the tasks in parallel, `add` for one at a time, in their order.
+
+    So a sum has the same bits on any number of threads, and no result waits for longer than for those before it.
+    """
+    results, lock, added = {}, threading.Lock(), 0
+
+    def run(i):
+        nonlocal added
+        result = task(items[i])
+        with lock:
+            results[i] = result
+            while added in results:
+                add(results.pop(added))
+                added += 1
+
+    each(run, range(len(items)))
 
 
 _worker = threading.local()

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tasnet_np.device import each
+from tasnet_np.device import each, each_in_order, get_threads, over_tiles
 from tasnet_np.layers import PATHS, Layer, OpLayer
 from tasnet_np.ops.tcn_block import TILE, tcn_block_inference
 
@@ -159,15 +159,16 @@ class Config:
         """Memory at the peak of a forward pass with keep=False on the fused path, beyond the weights."""
         N, B, H, Sc = self.filters, self.bottleneck, self.hidden, self.skip
         T = self.frames(samples)
-        # Frames; x and skips before, after, and what is added; inside a block; what two threads work on.
-        in_a_block = T * (N + 3 * (B + Sc) + H) + 2 * 2 * H * min(T, TILE)
-        at_the_masks = T * (N + 4 * N + 2 * Sc)  # frames, both masks before and after the sigmoid, skips
-        return itemsize * max(in_a_block, at_the_masks)
+        in_tiles = min(T, 2 * TILE)  # what two threads work on
+        # Frames; x and skips before, after, and what is added; a and z.
+        in_a_block = T * (N + 3 * (B + Sc) + H) + in_tiles * H
+        at_the_ends = T * (N + Sc) + in_tiles * (5 * N + Sc)  # frames and skips; of both, masks before and after
+        return itemsize * max(in_a_block, at_the_ends)
 
     def training_bytes(self, samples, itemsize=4):
         """Memory at the peak of a training step on the fused path, per example, beyond the weights."""
         N, B, H, Sc = self.filters, self.bottleneck, self.hidden, self.skip
-        kept_in_blocks = self.blocks * self.repeats * (B + 2 * H + 4)  # x, a, d, and two norms' m and r
+        kept_in_blocks = self.blocks * self.repeats * (B + H + 4)  # x, a, and two norms' m and r
         kept_at_the_ends = 6 * N + 2 * Sc  # the inputs of encoder, masks and decoder
         gradients = 5 * N  # of the masked frames, the masks and the frames
         return itemsize * self.frames(samples) * (kept_in_blocks + kept_at_the_ends + gradients)
@@ -409,6 +410,46 @@ class ConvTasNet(Layer):
         self._sum_gradients(networks)
         return np.concatenate(dmixture)
 
+    def gradients(self, loss, mixture, sources):
+        """Set `grads` from the loss of a batch, and return the loss.
+
+        The same as `loss.forward(model.forward(mixture), sources)` and both backwards, but on the fused path
+        each thread takes one example from the mixture to its gradients before it begins the next: the memory
+        is that of one example for each thread, however large the batch.
+
+        Parameters
+        ----------
+        loss : a loss that is a mean over the batch, as NegativeSISNR
+        mixture : (B, samples);  sources : (B, 2, samples)
+        """
+        B = len(mixture)
+        if not self._one_by_one or B == 1:
+            value = loss.forward(self.forward(mixture), sources)
+            self.backward(loss.backward())
+            return value
+        self._check(mixture)
+        self._expected = None
+        idle = self._twins(min(B, get_threads()) + 1)[1:]
+        losses, mine = [], self.grads
+
+        def one(i):
+            network, own_loss = idle.pop(), copy.copy(loss)
+            estimate = network._forward(mixture[i : i + 1], keep=True)
+            value = own_loss.forward(estimate, sources[i : i + 1])
+            network._backward(own_loss.backward() / self.dtype.type(B))
+            grads = network.grads
+            idle.append(network)
+            return value, grads
+
+        def add(result):
+            value, grads = result
+            for name, gradient in grads.items():
+                np.add(mine[name] if losses else 0, gradient, out=mine[name])
+            losses.append(value)
+
+        each_in_order(one, range(B), add)
+        return sum(losses) / B
+
     # A batch on the fused path: each example goes through a network of its own, from one end to the other on
     # one thread. The networks share their parameters; each has its own caches and gradients.
 
@@ -432,10 +473,9 @@ class ConvTasNet(Layer):
         w = self.encoder.forward(self._pad(mixture), keep=keep)  # (B, N, T)
         if self.encoder_activation:
             w = self.encoder_activation.forward(w, keep=keep)
-        masks = self._forward_masks(w, keep)  # (B, C, N, T)
-        masked = self.multiply.forward(masks, w, keep=keep)
-        del masks, w
-        sources = self._forward_decoders(masked, keep)  # (B, C, padded)
+        skips = self._forward_blocks(w, keep)  # (B, Sc, T)
+        ends = self._forward_ends if keep or not self._one_by_one else self._forward_ends_in_tiles
+        sources = ends(skips, w, keep)  # (B, C, padded)
         return np.ascontiguousarray(sources[:, :, self._inside(samples)])
 
     def _backward(self, dsources):
@@ -449,16 +489,37 @@ class ConvTasNet(Layer):
         dmixture = self.encoder.backward(dw)
         return np.ascontiguousarray(dmixture[:, self._inside(samples)])
 
-    # The separator: frames -> masks.
+    # The separator: frames -> skips -> masks -> samples.
 
-    def _forward_masks(self, w, keep):
+    def _forward_blocks(self, w, keep):
         x = self.bottleneck.forward(self.norm.forward(w, keep=keep), keep=keep)  # (B, B, T)
         skips = np.zeros((len(x), self.config.skip, x.shape[2]), self.dtype)  # (B, Sc, T)
         for block in self.blocks:
             x, skips = block.forward(x, skips, keep=keep)
+        return skips
+
+    def _forward_masks(self, skips, keep):
         logits = self.mask.forward(self.prelu.forward(skips, keep=keep), keep=keep)  # (B, C*N, T)
-        logits = logits.reshape(len(w), len(SOURCES), *w.shape[1:])  # source by source
-        return self.mask_activation.forward(logits, keep=keep)
+        logits = logits.reshape(len(logits), len(SOURCES), -1, logits.shape[2])  # source by source
+        return self.mask_activation.forward(logits, keep=keep)  # (B, C, N, T)
+
+    def _forward_ends(self, skips, w, keep):
+        masked = self.multiply.forward(self._forward_masks(skips, keep), w, keep=keep)
+        return self._forward_decoders(masked, keep)
+
+    def _forward_ends_in_tiles(self, skips, w, keep):
+        """The same for inference: threads share the frames, and the masks are never all in memory."""
+        T, hop = w.shape[2], self.config.hop
+        sources = np.zeros((len(w), len(SOURCES), (T + 1) * hop), self.dtype)
+
+        def tile(start, stop):
+            parts = (np.ascontiguousarray(array[:, :, start:stop]) for array in (skips, w))
+            return self._forward_ends(*parts, keep)
+
+        for i, piece in enumerate(over_tiles(tile, T, TILE)):
+            first = i * TILE * hop
+            sources[:, :, first : first + piece.shape[2]] += piece  # neighbours share one hop
+        return sources
 
     def _backward_masks(self, dmasks):
         dlogits = self.mask_activation.backward(dmasks)
@@ -476,8 +537,8 @@ class ConvTasNet(Layer):
         if len(self.decoders) == 1:  # the sources go through as if they were a batch
             (decoder,) = self.decoders.values()
             return decoder.forward(masked.reshape(B * C, N, T), keep=keep).reshape(B, C, -1)
-        each = zip(self.decoders.values(), masked.swapaxes(0, 1))
-        return np.stack([decoder.forward(x, keep=keep) for decoder, x in each], axis=1)
+        pairs = zip(self.decoders.values(), masked.swapaxes(0, 1))
+        return np.stack([decoder.forward(x, keep=keep) for decoder, x in pairs], axis=1)
 
     def _backward_decoders(self, dsources):
         B, C, n = dsources.shape
@@ -485,8 +546,8 @@ class ConvTasNet(Layer):
             (decoder,) = self.decoders.values()
             dmasked = decoder.backward(dsources.reshape(B * C, n))
             return dmasked.reshape(B, C, *dmasked.shape[1:])
-        each = zip(self.decoders.values(), dsources.swapaxes(0, 1))
-        return np.stack([decoder.backward(dy) for decoder, dy in each], axis=1)
+        pairs = zip(self.decoders.values(), dsources.swapaxes(0, 1))
+        return np.stack([decoder.backward(dy) for decoder, dy in pairs], axis=1)
 
     # Padding: one hop of zeros on each side, so that every sample lies under two windows, and as many more
     # at the end as fill the last window.

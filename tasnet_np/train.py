@@ -94,9 +94,7 @@ class Trainer:
         ------
         UserError : the loss or the gradient is not finite; the model is left as it was
         """
-        estimate = self.model.forward(batch.mixture)
-        loss = self.loss.forward(estimate, batch.sources)
-        self.model.backward(self.loss.backward())
+        loss = self.model.gradients(self.loss, batch.mixture, batch.sources)
         grads = self.model.grads
         norm = clip_gradients(grads, self.recipe.clip)
         if not (np.isfinite(loss) and np.isfinite(norm)):

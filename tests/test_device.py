@@ -1,10 +1,12 @@
 """The thread pool over samples, and the check of shapes."""
 
+import time
+
 import numpy as np
 import pytest
 import threadpoolctl
 
-from tasnet_np.device import get_threads, over_samples, set_threads, sizes
+from tasnet_np.device import each_in_order, get_threads, over_samples, set_threads, sizes
 
 
 @pytest.fixture(params=[1, 3])
@@ -23,6 +25,12 @@ def test_every_sample_is_visited_once_with_what_is_shared(threads):
 
     over_samples(kernel, (y, x), (3,))
     np.testing.assert_array_equal(y, 3 * x)
+
+
+def test_results_are_added_in_the_order_of_their_items(threads):
+    added = []
+    each_in_order(lambda i: (time.sleep(0.01 * (5 - i)), i)[1], range(5), added.append)
+    assert added == [0, 1, 2, 3, 4]
 
 
 def test_an_error_in_a_kernel_reaches_the_caller(threads):

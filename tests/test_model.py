@@ -35,9 +35,9 @@ def variant(name):
     return dataclasses.replace(reduced(PRESETS["small"]), **VARIANTS[name])
 
 
-def model_and_mixture(config, samples, batch=2, dtype=np.float64):
+def model_and_mixture(config, samples, batch=2, dtype=np.float64, path="fused"):
     rng = np.random.default_rng(1)
-    return ConvTasNet(config, dtype=dtype), rng.standard_normal((batch, samples)).astype(dtype)
+    return ConvTasNet(config, dtype=dtype, path=path), rng.standard_normal((batch, samples)).astype(dtype)
 
 
 def test_parameter_counts():
@@ -360,14 +360,33 @@ def test_a_training_step_has_the_same_bits_on_any_number_of_threads(path, monkey
 
     def step(threads):
         monkeypatch.setattr(device, "_threads", threads)
-        model = ConvTasNet(reduced(PRESETS["origin"]), path=path)
+        model, loss = ConvTasNet(reduced(PRESETS["origin"]), path=path), NegativeSISNR()
         rng = np.random.default_rng(0)
         mixture = rng.standard_normal((5, 400)).astype(np.float32)
+        targets = rng.standard_normal((5, 2, 400)).astype(np.float32)
         sources = model.forward(mixture)
-        return [sources, model.backward(np.cos(sources)), *model.grads.values()]
+        arrays = [sources, model.backward(np.cos(sources)), *model.grads.values()]
+        return [*arrays, np.array(model.gradients(loss, mixture, targets)), *model.grads.values()]
 
     for one, two, three in zip(*map(step, (1, 2, 3)), strict=True):
         assert one.tobytes() == two.tobytes() == three.tobytes()
+
+
+@pytest.mark.parametrize("path", ["ops", "fused"])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_gradients_is_forward_loss_and_backward(path, batch):
+    model, mixture = model_and_mixture(reduced(PRESETS["small"]), 90, batch=batch, path=path)
+    targets = np.random.default_rng(3).standard_normal((batch, 2, 90))
+    loss = NegativeSISNR(weights=(2, 1))
+    for _ in range(2):  # the second time, there are gradients that must not be added to
+        at_once = model.gradients(loss, mixture, targets), {k: g.copy() for k, g in model.grads.items()}
+    with pytest.raises(RuntimeError, match="needs a forward"):
+        model.backward(np.ones_like(targets))
+    value = loss.forward(model.forward(mixture), targets)
+    model.backward(loss.backward())
+    assert at_once[0] == pytest.approx(value, rel=1e-12)
+    for name, gradient in model.grads.items():
+        np.testing.assert_allclose(at_once[1][name], gradient, rtol=1e-9, atol=1e-12)
 
 
 def test_examples_share_parameters_and_not_gradients():

@@ -101,11 +101,13 @@ def _prelu_backward_cpu(dx, dalpha, dy, x, alpha):
 
 
 def _sigmoid_forward_cpu(y, x):
-    np.negative(x, out=y)
     with np.errstate(over="ignore"):  # exp(-x) may be infinite: then y = 0
-        np.exp(y, out=y)
-    y += 1
-    np.reciprocal(y, out=y)
+        for start in range(0, y.size, 16384):  # a piece that stays in a core's cache
+            part = y[start : start + 16384]
+            np.negative(x[start : start + 16384], out=part)
+            np.exp(part, out=part)
+            part += 1
+            np.reciprocal(part, out=part)
 
 
 @cpu_kernel

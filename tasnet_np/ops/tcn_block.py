@@ -7,7 +7,7 @@ block a dozen times, and on a CPU that costs more than the arithmetic. Here the 
     a  = We x                          matrix product
     a += be, p = prelu(a), sums of p and p^2 over the channels of each frame            one pass
     m1, r1 from the sums                                                                T numbers
-    d  = depthwise(gamma1 (p - m1) r1 + beta1), z = prelu(d), sums of z and z^2         one pass
+    z  = prelu(d), d = depthwise(gamma1 (p - m1) r1 + beta1), sums of z and z^2         one pass
     m2, r2 from the sums
     y  = W2 z                          residual and skip as one product of their rows
     x' = x + residual, skips' = skips + skip
@@ -33,13 +33,13 @@ over the channels of each frame,
     dv = -1/2 r sum g xhat,     dm = -sum g - 2 m dv
 
 and A and D collect dm / n and 2 dv / n of the frames that a frame is part of. So one pass makes the two sums; one
-more goes back through PReLU, the depthwise convolution, gamma1 and r1, and makes the same sums for the first
-norm; the last one ends at da:
+more goes back through PReLU, the depthwise convolution, gamma1 and r1, a channel at a time, and makes the same
+sums for the first norm; the last one ends at da:
 
     dWe = da x^T      dbe = sum_t da      dx = dx' + We^T da
 
-What is kept for the backward is x, a and d, and for each frame m and r. The normalised rows and z are
-computed again from a and d, which costs less than keeping them: 2 H + B numbers per frame instead of 6 H + B.
+What is kept for the backward is x and a, and for each frame m and r. The normalised rows, d and z are computed
+again from a: H + B numbers per frame instead of 6 H + B, and what is never written need not be read.
 """
 
 import math
@@ -50,6 +50,7 @@ from tasnet_np.device import cpu_kernel, over_samples, over_tiles, sizes
 from tasnet_np.ops import depthwise, elementwise, norms, pointwise
 
 EPS = norms.EPS
+ROWS = 16  # channels summed in the arrays' own precision before their sum goes to a float64 one
 TILE = 1024  # frames that one thread takes at a time in inference
 NORMS = {"global_layer_norm": 0, "cumulative_layer_norm": 1, "channel_layer_norm": 2}
 
@@ -102,9 +103,19 @@ def tcn_block_backward_ref(
     return dx + dx_expand, dskips, *inner, *dskip, *dresidual
 
 
-# The kernels, forward. s and q are the sums of a frame's values and of their squares, in float64. All wide
-# loops run over one row, from 0, with what does not change held in a local: that is what lets the compiler
-# use vector instructions.
+# The kernels, forward. s and q are the sums of a frame's values and of their squares, in float64; a few rows at a
+# time are summed in the arrays' own precision first, which takes half the time. All wide loops run over one row,
+# from 0, with what does not change held in a local: that is what lets the compiler use vector instructions.
+
+
+@cpu_kernel
+def _add_up_cpu(s, q, some, others):
+    """Move the sums of some rows, in the arrays' own precision, to those in float64."""
+    for t in range(len(s)):
+        s[t] += some[t]
+        q[t] += others[t]
+    some[:] = 0
+    others[:] = 0
 
 
 @cpu_kernel
@@ -114,14 +125,17 @@ def _expand_forward_cpu(a, s, q, b, alpha, start, stop):
     s, q = s[start:stop], q[start:stop]
     s[:] = 0
     q[:] = 0
+    some, squares = np.zeros(stop - start, a.dtype), np.zeros(stop - start, a.dtype)
     for c in range(len(a)):
         row, bias = a[c, start:stop], b[c]
         for t in range(len(row)):
             value = row[t] + bias
             row[t] = value
-            p = np.float64(value if value > 0 else slope * value)
-            s[t] += p
-            q[t] += p * p
+            value = value if value > 0 else slope * value
+            some[t] += value
+            squares[t] += value * value
+        if c % ROWS == ROWS - 1 or c == len(a) - 1:
+            _add_up_cpu(s, q, some, squares)
 
 
 @cpu_kernel
@@ -150,42 +164,52 @@ def _statistics_forward_cpu(m, r, s, q, H, norm, eps):
 
 
 @cpu_kernel
-def _middle_forward_cpu(d, z, s, q, a, m, r, alpha1, gamma, beta, w, b, alpha2, dilation, lookahead, start):
-    """d = depthwise(norm(prelu(a))), z = prelu(d), and the sums of z, one channel at a time.
+def _middle_forward_cpu(z, s, q, a, m, r, alpha1, gamma, beta, w, b, alpha2, taps, before, after, start):
+    """z = prelu(depthwise(norm(prelu(a)))) and its sums, one channel at a time.
 
-    d and z hold the frames from start on, as many as they have room for; a, m, r, s and q hold all frames.
+    z holds the frames from start on, as many as it has room for; a, m, r, s and q hold all frames.
+    The normalised row has `before` frames more on the left and `after` on the right, zeros outside of a.
     """
-    H, T = a.shape
-    K = w.shape[1]
-    stop = start + d.shape[1]
-    low, high = max(0, start - (K - 1) * dilation + lookahead), min(T, stop + lookahead)  # what the taps reach
-    n = np.empty(high - low, a.dtype)  # the normalised row
+    (H, T), frames = a.shape, z.shape[1]
+    padded = np.zeros(before + frames + after, a.dtype)
+    low, high = max(0, start - before), min(T, start + frames + after)
+    n = padded[low - start + before : high - start + before]
     m, r = m[low:high], r[low:high]
-    s, q = s[start:stop], q[start:stop]
+    s, q = s[start : start + frames], q[start : start + frames]
     slope1, slope2 = alpha1[0], alpha2[0]
     s[:] = 0
     q[:] = 0
+    some, squares = np.zeros(frames, a.dtype), np.zeros(frames, a.dtype)
     for c in range(H):
-        row, out, activated = a[c, low:high], d[c], z[c]
+        row, out, weights = a[c, low:high], z[c], w[c]
         scale, shift, bias = gamma[c], beta[c], b[c]
         for t in range(len(row)):
             p = row[t] if row[t] > 0 else slope1 * row[t]
             n[t] = scale * ((p - m[t]) * r[t]) + shift
-        for t in range(len(out)):
-            out[t] = bias
-        for k in range(K):
-            offset = lookahead - (K - 1 - k) * dilation
-            first = min(stop, max(start, -offset))
-            last = max(first, min(stop, T - offset))
-            tap, written = w[c, k], out[first - start : last - start]
-            read = n[first + offset - low : last + offset - low]
-            for t in range(len(written)):
-                written[t] += tap * read[t]
-        for t in range(len(out)):
-            value = out[t] if out[t] > 0 else slope2 * out[t]
-            activated[t] = value
-            s[t] += np.float64(value)
-            q[t] += np.float64(value) * value
+        for t in range(np.uint64(frames)):
+            value = bias
+            for k in range(len(taps)):
+                value += weights[k] * padded[t + taps[k]]
+            value = value if value > 0 else slope2 * value
+            out[t] = value
+            some[t] += value
+            squares[t] += value * value
+        if c % ROWS == ROWS - 1 or c == H - 1:
+            _add_up_cpu(s, q, some, squares)
+
+
+@cpu_kernel
+def _fold_forward_cpu(w2, u, v, w, b, gamma, beta):
+    """w2 = w diag(gamma) with the sums u of its rows, and v = w beta + b."""
+    for o in range(len(w)):
+        row, scaled = w[o], w2[o]
+        total = shift = w.dtype.type(0)
+        for c in range(len(row)):
+            scaled[c] = row[c] * gamma[c]
+            total += scaled[c]
+            shift += row[c] * beta[c]
+        u[o] = total
+        v[o] = shift + b[o]
 
 
 @cpu_kernel
@@ -217,18 +241,29 @@ def _join_backward_cpu(dyr, e1, e2, dy, m, r):
 
 
 @cpu_kernel
-def _second_norm_backward_cpu(z, sg, sgx, g, d, m, r, alpha):
-    """z = prelu(d) once more, and the sums that the norm's backward needs."""
-    slope = alpha[0]
+def _fold_backward_cpu(M, dgamma, dbeta, e1, w, gamma, beta):
+    """M becomes dw, in place; dgamma and dbeta are added to what is there."""
+    for o in range(len(w)):
+        row, gradient, total = w[o], M[o], e1[o]
+        for c in range(len(row)):
+            dgamma[c] += row[c] * gradient[c]
+            dbeta[c] += row[c] * total
+            gradient[c] = gradient[c] * gamma[c] + total * beta[c]
+
+
+@cpu_kernel
+def _second_norm_backward_cpu(sg, sgx, g, z, m, r):
+    """The sums over the channels of g and of g * xhat, where xhat = (z - m) r."""
+    some, products = np.zeros(len(m), z.dtype), np.zeros(len(m), z.dtype)
     sg[:] = 0
     sgx[:] = 0
-    for c in range(len(d)):
-        row, activated, gradient = d[c], z[c], g[c]
+    for c in range(len(z)):
+        row, gradient = z[c], g[c]
         for t in range(len(row)):
-            value = row[t] if row[t] > 0 else slope * row[t]
-            activated[t] = value
-            sg[t] += np.float64(gradient[t])
-            sgx[t] += np.float64(gradient[t]) * (value - m[t])
+            some[t] += gradient[t]
+            products[t] += gradient[t] * (row[t] - m[t])
+        if c % ROWS == ROWS - 1 or c == len(z) - 1:
+            _add_up_cpu(sg, sgx, some, products)
     for t in range(len(m)):
         sgx[t] *= r[t]
 
@@ -260,61 +295,66 @@ def _statistics_backward_cpu(A, D, sg, sgx, m, r, H, norm):
 
 @cpu_kernel
 def _middle_backward_cpu(
-    g, dalpha2, dw, db, dgamma, dbeta, sg, sgx, d, a, A, D, m, r, alpha1, gamma, beta, w, alpha2,
-    dilation, lookahead,
+    g, dalpha2, dw, db, dgamma, dbeta, sg, sgx, a, A, D, m, r, alpha1, gamma, beta, w, b, alpha2,
+    taps, before, after,
 ):  # fmt: skip
-    """From g at the second norm to g at the first one, in place, with the sums that it needs next."""
+    """From g at the second norm to g at the first one, in place, with the sums that it needs next.
+
+    In the forward pass, frame t of d saw frame t + taps[k] - before of n; so frame t of n is seen by the
+    frames t + before - taps[k] of d, which has `after` zeros on the left and `before` on the right here.
+    """
     H, T = a.shape
-    K = w.shape[1]
-    slope1, slope2, zero = alpha1[0], alpha2[0], a.dtype.type(0)
-    dd = np.empty(T, a.dtype)
+    slope1, slope2, zero, last = alpha1[0], alpha2[0], a.dtype.type(0), taps[len(taps) - 1]
+    padded_n, padded_dd = np.zeros((2, before + T + after), a.dtype)
+    n, dd = padded_n[before : before + T], padded_dd[after : after + T]
     xhat = np.empty(T, a.dtype)
-    dn = np.empty(T, a.dtype)
     sg[:] = 0
     sgx[:] = 0
+    some, products = np.zeros(T, a.dtype), np.zeros(T, a.dtype)
     total_alpha = 0.0
     for c in range(H):
-        row, middle, gradient = a[c], d[c], g[c]
-        dslope = db_c = dgamma_c = dbeta_c = zero
-        for t in range(T):  # in the forward pass this was z = prelu(d), and its norm
-            value = middle[t]
-            dz = gradient[t] + A[t] + (value if value > 0 else slope2 * value) * D[t]
-            dslope += zero if value > 0 else dz * value
-            dz = dz if value > 0 else slope2 * dz
-            dd[t] = dz
-            db_c += dz
-        for t in range(T):
+        row, gradient, weights = a[c], g[c], w[c]
+        scale, shift, bias = gamma[c], beta[c], b[c]
+        for t in range(T):  # once more what the forward pass did, up to d
             p = row[t] if row[t] > 0 else slope1 * row[t]
             xhat[t] = (p - m[t]) * r[t]
-            dn[t] = 0
+            n[t] = scale * xhat[t] + shift
+        dslope = db_c = dgamma_c = dbeta_c = zero
+        for t in range(np.uint64(T)):
+            d = bias
+            for k in range(len(taps)):
+                d += weights[k] * padded_n[t + taps[k]]
+            # in the forward pass this was z = prelu(d), and its norm
+            dz = gradient[t] + A[t] + (d if d > 0 else slope2 * d) * D[t]
+            dslope += zero if d > 0 else dz * d
+            dz = dz if d > 0 else slope2 * dz
+            dd[t] = dz
+            db_c += dz
         total_alpha += dslope
         db[c] = db_c
-        for k in range(K):
-            offset = lookahead - (K - 1 - k) * dilation
-            first = min(T, max(0, -offset))
-            last = max(first, min(T, T - offset))
-            tap, with_xhat, alone = w[c, k], zero, db_c
-            upstream, written = dd[first:last], dn[first + offset : last + offset]
-            read = xhat[first + offset : last + offset]
-            for t in range(len(upstream)):
-                # in the forward pass this was d[t] += w[k] * (gamma * xhat[t + offset] + beta)
-                written[t] += tap * upstream[t]
-                with_xhat += upstream[t] * read[t]
-            for t in range(first):  # the sum of dd over all frames that have an input: all but the edges
-                alone -= dd[t]
-            for t in range(last, T):
-                alone -= dd[t]
-            dw[c, k] = gamma[c] * with_xhat + beta[c] * alone
-        scale = gamma[c]
-        for t in range(T):  # in the forward pass this was n = gamma * xhat + beta
-            dbeta_c += dn[t]
-            dgamma_c += dn[t] * xhat[t]
-            value = scale * dn[t] * r[t]
+        for t in range(np.uint64(T)):
+            # in the forward pass this was d[t] += w[k] * n[t + taps[k] - before]
+            dn = zero
+            for k in range(len(taps)):
+                dn += weights[k] * padded_dd[t + (last - taps[k])]
+            # and this was n = gamma * xhat + beta
+            dbeta_c += dn
+            dgamma_c += dn * xhat[t]
+            value = scale * dn * r[t]
             gradient[t] = value
-            sg[t] += np.float64(value)
-            sgx[t] += np.float64(value) * xhat[t]
+            some[t] += value
+            products[t] += value * xhat[t]
         dgamma[c] = dgamma_c
         dbeta[c] = dbeta_c
+        for k in range(len(taps)):
+            upstream = padded_dd[last - taps[k] :]
+            with_xhat = alone = zero
+            for t in range(T):
+                with_xhat += upstream[t] * xhat[t]
+                alone += upstream[t]
+            dw[c, k] = scale * with_xhat + shift * alone
+        if c % ROWS == ROWS - 1 or c == H - 1:
+            _add_up_cpu(sg, sgx, some, products)
     dalpha2[0] = total_alpha
 
 
@@ -342,8 +382,8 @@ def _expand_backward_cpu(g, dalpha, db, a, A, D, alpha):
 
 
 def _tcn_block_forward_cpu(
-    x_next, skips_next, a, d, statistics, x, skips, we, be, alpha1, gamma1, beta1, wd, bd, alpha2, w2, u, v,
-    norm, dilation, lookahead, eps,
+    x_next, skips_next, a, statistics, x, skips, we, be, alpha1, gamma1, beta1, wd, bd, alpha2, w2, u, v,
+    norm, reach, eps,
 ):  # fmt: skip
     (H, T), R = a.shape, len(w2) - len(skips)
     m1, r1, m2, r2 = statistics
@@ -352,7 +392,7 @@ def _tcn_block_forward_cpu(
     _expand_forward_cpu(a, s, q, be, alpha1, 0, T)
     _statistics_forward_cpu(m1, r1, s, q, H, norm, eps)
     z = np.empty((H, T), x.dtype)
-    _middle_forward_cpu(d, z, s, q, a, m1, r1, alpha1, gamma1, beta1, wd, bd, alpha2, dilation, lookahead, 0)
+    _middle_forward_cpu(z, s, q, a, m1, r1, alpha1, gamma1, beta1, wd, bd, alpha2, *reach, 0)
     _statistics_forward_cpu(m2, r2, s, q, H, norm, eps)
     y = w2 @ z  # (R + Sc, T): the rows of the residual, then those of the skip
     _join_forward_cpu(x_next[:R], y[:R], x, m2, r2, u[:R], v[:R], 0, T)
@@ -360,8 +400,8 @@ def _tcn_block_forward_cpu(
 
 
 def _tcn_block_backward_cpu(
-    dx, dwe, dbe, dalpha1, dgamma1, dbeta1, dwd, dbd, dalpha2, M, e1, dx_next, dskips, x, a, d, statistics,
-    we, alpha1, gamma1, beta1, wd, alpha2, w2, norm, dilation, lookahead,
+    dx, dwe, dbe, dalpha1, dgamma1, dbeta1, dwd, dbd, dalpha2, M, e1, dx_next, dskips, x, a, statistics,
+    we, alpha1, gamma1, beta1, wd, bd, alpha2, w2, norm, reach,
 ):  # fmt: skip
     (H, T), R = a.shape, len(w2) - len(dskips)
     m1, r1, m2, r2 = statistics
@@ -369,16 +409,18 @@ def _tcn_block_backward_cpu(
     _join_backward_cpu(dyr[:R], e1[:R], e2[:R], dx_next[:R], m2, r2)
     _join_backward_cpu(dyr[R:], e1[R:], e2[R:], dskips, m2, r2)
 
-    g, z = w2.T @ dyr, np.empty((H, T), x.dtype)
     (sg, sgx), (A, D) = np.empty((2, T)), np.empty((2, T), x.dtype)
-    _second_norm_backward_cpu(z, sg, sgx, g, d, m2, r2, alpha2)
+    z = np.empty((H, T), x.dtype)
+    _middle_forward_cpu(z, sg, sgx, a, m1, r1, alpha1, gamma1, beta1, wd, bd, alpha2, *reach, 0)
+    g = w2.T @ dyr
+    _second_norm_backward_cpu(sg, sgx, g, z, m2, r2)
     _statistics_backward_cpu(A, D, sg, sgx, m2, r2, H, norm)
     np.matmul(dyr, z.T, out=M)
     M -= e2[:, None]
 
     _middle_backward_cpu(
-        g, dalpha2, dwd, dbd, dgamma1, dbeta1, sg, sgx, d, a, A, D, m1, r1, alpha1, gamma1, beta1, wd, alpha2,
-        dilation, lookahead,
+        g, dalpha2, dwd, dbd, dgamma1, dbeta1, sg, sgx, a, A, D, m1, r1, alpha1, gamma1, beta1, wd, bd, alpha2,
+        *reach,
     )  # fmt: skip
     _statistics_backward_cpu(A, D, sg, sgx, m1, r1, H, norm)
     _expand_backward_cpu(g, dalpha1, dbe, a, A, D, alpha1)
@@ -389,7 +431,7 @@ def _tcn_block_backward_cpu(
 
 def _tiled_forward(
     x_next, skips_next, x, skips, we, be, alpha1, gamma1, beta1, wd, bd, alpha2, w2, u, v,
-    norm, dilation, lookahead, eps,
+    norm, reach, eps,
 ):  # fmt: skip
     """One sample with all threads, a tile of frames each, keeping nothing for a backward pass.
 
@@ -405,10 +447,8 @@ def _tiled_forward(
         _expand_forward_cpu(a, s, q, be, alpha1, start, stop)
 
     def middle(start, stop):
-        d, z = np.empty((2, H, stop - start), x.dtype)
-        _middle_forward_cpu(
-            d, z, s, q, a, m, r, alpha1, gamma1, beta1, wd, bd, alpha2, dilation, lookahead, start
-        )
+        z = np.empty((H, stop - start), x.dtype)
+        _middle_forward_cpu(z, s, q, a, m, r, alpha1, gamma1, beta1, wd, bd, alpha2, *reach, start)
         np.matmul(w2, z, out=y[:, start:stop])
 
     def join(start, stop):
@@ -423,16 +463,30 @@ def _tiled_forward(
 
 
 def _folded(gamma2, beta2, ws, bs, wr, br):
-    """Residual and skip as one product of their rows: w, and with the second norm in it w2, u and v."""
-    w, b = (ws, bs) if wr is None else (np.concatenate([wr, ws]), np.concatenate([br, bs]))
-    w2 = w * gamma2
-    return w, w2, w2.sum(axis=1), w @ beta2 + b
+    """The second norm in the product that follows it: w2, u and v, the residual's rows above the skip's."""
+    R = 0 if wr is None else len(wr)
+    w2 = np.empty((R + len(ws), ws.shape[1]), ws.dtype)
+    u, v = np.empty((2, len(w2)), ws.dtype)
+    if R:
+        _fold_forward_cpu(w2[:R], u[:R], v[:R], wr, br, gamma2, beta2)
+    _fold_forward_cpu(w2[R:], u[R:], v[R:], ws, bs, gamma2, beta2)
+    return w2, u, v
+
+
+def _reach(K, dilation, lookahead):
+    """Where in its padded row each tap of a frame reads, and the zeros before and after that row.
+
+    The taps are a tuple, whose length a compiled loop knows and unrolls, of unsigned numbers, since an index
+    that could be negative would keep the loop around it from using vector instructions.
+    """
+    depthwise.check_reach(K, dilation, lookahead)
+    return tuple(np.uint64(k * dilation) for k in range(K)), (K - 1) * dilation - lookahead, lookahead
 
 
 def _checked(
     x, skips, we, be, alpha1, gamma1, beta1, wd, bd, alpha2, gamma2, beta2, ws, bs, wr, br, dilation, lookahead
 ):
-    """Sizes of arrays that fit, and empty arrays for the outputs."""
+    """Sizes of arrays that fit, the reach of the taps, and empty arrays for the outputs."""
     B, H, T, K = sizes(
         "B H T K", x=(x, "B C T"), skips=(skips, "B Sc T"), we=(we, "H C"), be=(be, "H"), alpha1=(alpha1, "1"),
         gamma1=(gamma1, "H"), beta1=(beta1, "H"), wd=(wd, "H K"), bd=(bd, "H"), alpha2=(alpha2, "1"),
@@ -440,9 +494,9 @@ def _checked(
     )  # fmt: skip
     if wr is not None:
         sizes("", x=(x, "B C T"), wr=(wr, "C H"), br=(br, "C"), be=(be, "H"))
-    depthwise.check_reach(K, dilation, lookahead)
+    reach = _reach(K, dilation, lookahead)
     x_next = x if wr is None else np.empty(x.shape, x.dtype)
-    return (B, H, T), x_next, np.empty(skips.shape, x.dtype)
+    return (B, H, T), reach, x_next, np.empty(skips.shape, x.dtype)
 
 
 def tcn_block_forward(
@@ -461,17 +515,17 @@ def tcn_block_forward(
     dilation, lookahead : of the depthwise convolution
     """
     inner, ends = (we, be, alpha1, gamma1, beta1, wd, bd, alpha2), (gamma2, beta2, ws, bs, wr, br)
-    (B, H, T), x_next, skips_next = _checked(x, skips, *inner, *ends, dilation, lookahead)
-    w, *folded = _folded(*ends)
-    a, d = np.empty((2, B, H, T), x.dtype)
+    (B, H, T), reach, x_next, skips_next = _checked(x, skips, *inner, *ends, dilation, lookahead)
+    folded = _folded(*ends)
+    a = np.empty((B, H, T), x.dtype)
     statistics = np.empty((B, 4, T), x.dtype)  # m and r of both norms
     over_samples(
         _tcn_block_forward_cpu,
-        (x_next, skips_next, a, d, statistics, x, skips),
-        (*inner, *folded, NORMS[norm], dilation, lookahead, eps),
+        (x_next, skips_next, a, statistics, x, skips),
+        (*inner, *folded, NORMS[norm], reach, eps),
     )
-    kept = (we, alpha1, gamma1, beta1, wd, alpha2, gamma2, beta2, w, folded[0], len(ws))
-    return (x_next, skips_next), (x, a, d, statistics, kept, (NORMS[norm], dilation, lookahead))
+    kept = (we, alpha1, gamma1, beta1, wd, bd, alpha2, gamma2, beta2, ws, wr, folded[0])
+    return (x_next, skips_next), (x, a, statistics, kept, (NORMS[norm], reach))
 
 
 def tcn_block_inference(
@@ -480,32 +534,33 @@ def tcn_block_inference(
 ):  # fmt: skip
     """The outputs of `tcn_block_forward` without its cache: less memory, and parallel in a batch of one."""
     inner, ends = (we, be, alpha1, gamma1, beta1, wd, bd, alpha2), (gamma2, beta2, ws, bs, wr, br)
-    (B, _, _), x_next, skips_next = _checked(x, skips, *inner, *ends, dilation, lookahead)
-    _, *folded = _folded(*ends)
+    (B, _, _), reach, x_next, skips_next = _checked(x, skips, *inner, *ends, dilation, lookahead)
+    folded = _folded(*ends)
     for i in range(B):
         arrays = (x_next[i], skips_next[i], x[i], skips[i], *inner, *folded)
-        _tiled_forward(*arrays, NORMS[norm], dilation, lookahead, eps)
+        _tiled_forward(*arrays, NORMS[norm], reach, eps)
     return x_next, skips_next
 
 
 def tcn_block_backward(dy, cache):
     """Return the gradients of all arrays, in the order of the forward's arguments."""
     dx_next, dskips = dy
-    x, a, d, statistics, kept, settings = cache
-    we, alpha1, gamma1, beta1, wd, alpha2, gamma2, beta2, w, w2, Sc = kept
+    x, a, statistics, kept, settings = cache
+    we, alpha1, gamma1, beta1, wd, bd, alpha2, gamma2, beta2, ws, wr, w2 = kept
     B, H, _ = a.shape
     dx = np.empty(x.shape, x.dtype)
-    shapes = (we.shape, (H,), (1,), (H,), (H,), wd.shape, (H,), (1,), w.shape, (len(w),))
+    shapes = (we.shape, (H,), (1,), (H,), (H,), wd.shape, (H,), (1,), w2.shape, (len(w2),))
     parts = [np.empty((B, *shape), x.dtype) for shape in shapes]  # one part per sample
     over_samples(
         _tcn_block_backward_cpu,
-        (dx, *parts, dx_next, dskips, x, a, d, statistics),
-        (we, alpha1, gamma1, beta1, wd, alpha2, w2, *settings),
+        (dx, *parts, dx_next, dskips, x, a, statistics),
+        (we, alpha1, gamma1, beta1, wd, bd, alpha2, w2, *settings),
     )
-    *inner, M, e1 = (part[0] if B == 1 else part.sum(axis=0) for part in parts)
-    dgamma2, dbeta2 = np.einsum("oc,oc->c", w, M), e1 @ w
-    dw = M * gamma2
-    dw += e1[:, None] * beta2
-    R = len(w) - Sc
-    residual = (dw[:R], e1[:R]) if R else ()
-    return dx, dskips, *inner, dgamma2, dbeta2, dw[R:], e1[R:], *residual
+    *inner, dw, db = (part[0] if B == 1 else part.sum(axis=0) for part in parts)
+    dgamma2, dbeta2 = np.zeros((2, H), x.dtype)
+    R = len(w2) - len(ws)
+    if R:
+        _fold_backward_cpu(dw[:R], dgamma2, dbeta2, db[:R], wr, gamma2, beta2)
+    _fold_backward_cpu(dw[R:], dgamma2, dbeta2, db[R:], ws, gamma2, beta2)
+    residual = (dw[:R], db[:R]) if R else ()
+    return dx, dskips, *inner, dgamma2, dbeta2, dw[R:], db[R:], *residual

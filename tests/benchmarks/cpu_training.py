@@ -37,8 +37,7 @@ def our_step(config, batch, threads, path):
     mixture, sources = example(config, batch)
 
     def step():
-        loss.forward(model.forward(mixture), sources)
-        model.backward(loss.backward())
+        model.gradients(loss, mixture, sources)
         grads = model.grads
         clip_gradients(grads, 5)
         optimizer.step(grads)

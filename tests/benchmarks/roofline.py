@@ -1,19 +1,24 @@
-"""Where a training step's time goes, and how close each part comes to what the machine can do.
+"""Where a training step's time goes, and how close each part of it comes to what the machine can do.
 
 Every stage of the fused block is timed by itself, on one thread, and placed by its arithmetic intensity
 (operations per byte that has to move) under two measured ceilings: the largest matrix product, and a copy.
 """
 
 import argparse
+import time
 from pathlib import Path
 
 import numpy as np
+from cpu_training import example
 from side_by_side import cpu_name, median_seconds
+from threadpoolctl import threadpool_limits
 
-from tasnet_np.device import _blas, set_threads
+from tasnet_np import ConvTasNet, NegativeSISNR
+from tasnet_np.device import keep_freed_memory, set_threads
 from tasnet_np.files import atomic_path
 from tasnet_np.model import Config
 from tasnet_np.ops import tcn_block as ops
+from tasnet_np.optim import Adam, clip_gradients
 
 
 def stages(config):
@@ -24,20 +29,21 @@ def stages(config):
         return rng.standard_normal(shape).astype(np.float32)
 
     B, H, O, K = config.bottleneck, config.hidden, config.bottleneck + config.skip, config.kernel
-    T, R, d8 = config.frames(2 * config.sample_rate), config.bottleneck, 8
-    x, skips, a, d, z, g, y, out = f(B, T), f(O - B, T), f(H, T), f(H, T), f(H, T), f(H, T), f(O, T), f(O, T)
+    T, R, reach = config.frames(2 * config.sample_rate), config.bottleneck, ops._reach(K, 8, 0)
+    x, skips, a, z, g, y, out = f(B, T), f(O - B, T), f(H, T), f(H, T), f(H, T), f(O, T), f(O, T)
     we, w2, wd, vector, alpha, u = f(H, B), f(O, H), f(H, K), f(H), f(1), f(O)
     (m, r), (s, q), (A, D) = np.abs(f(2, T)), np.empty((2, T)), f(2, T)
     dh, dk, do = f(H), f(H, K), f(O)
     norm = ops.NORMS["cumulative_layer_norm"]
     HT, OT, product = H * T, O * T, 2 * T
+    middle = (
+        lambda: ops._middle_forward_cpu(z, s, q, a, m, r, alpha, vector, vector, wd, vector, alpha, *reach, 0),
+        (10 + 2 * K) * HT, 8 * HT,
+    )  # fmt: skip
     return {
         "We x": (lambda: np.matmul(we, x, out=a), product * H * B, 4 * (HT + B * T)),
         "bias, PReLU, sums": (lambda: ops._expand_forward_cpu(a, s, q, vector * 0, alpha, 0, T), 6 * HT, 8 * HT),
-        "norm, depthwise, PReLU, sums": (
-            lambda: ops._middle_forward_cpu(d, z, s, q, a, m, r, alpha, vector, vector, wd, vector, alpha, d8, 0, 0),
-            (10 + 2 * K) * HT, 12 * HT,
-        ),
+        "norm, depthwise, PReLU, sums": middle,
         "W2 z": (lambda: np.matmul(w2, z, out=y), product * H * O, 4 * (HT + OT)),
         "norm, residual, skip": (
             lambda: (
@@ -48,14 +54,15 @@ def stages(config):
         ),
         "statistics": (lambda: ops._statistics_forward_cpu(m, r, s, q, H, norm, 1e-8), 12 * T, 24 * T),
         "dy r, sums": (lambda: ops._join_backward_cpu(out, do, do, y, m, r), 4 * OT, 8 * OT),
+        "z once more": middle,
         "W2^T dy": (lambda: np.matmul(w2.T, y, out=g), product * H * O, 4 * (HT + OT)),
-        "PReLU, sums": (lambda: ops._second_norm_backward_cpu(z, s, q, g, d, m, r, alpha), 5 * HT, 12 * HT),
+        "sums for the norm": (lambda: ops._second_norm_backward_cpu(s, q, g, z, m, r), 4 * HT, 8 * HT),
         "dy z^T": (lambda: np.matmul(y, z.T, out=w2), product * H * O, 4 * (HT + OT)),
         "back through the middle": (
             lambda: ops._middle_backward_cpu(
-                g, f(1), dk, dh, dh, dh, s, q, d, a, A, D, m, r, alpha, vector, vector, wd, alpha, d8, 0
+                g, f(1), dk, dh, dh, dh, s, q, a, A, D, m, r, alpha, vector, vector, wd, vector, alpha, *reach
             ),
-            (24 + 6 * K) * HT, 16 * HT,
+            (24 + 8 * K) * HT, 12 * HT,
         ),
         "back to the expansion": (lambda: ops._expand_backward_cpu(g, f(1), dh, a, A, D, alpha), 7 * HT, 12 * HT),
         "da x^T": (lambda: np.matmul(g, x.T, out=we), product * H * B, 4 * (HT + B * T)),
@@ -79,6 +86,40 @@ def measure(config):
         taken = median_seconds(function, 15)
         rows.append((name, 1000 * taken, operations / taken / 1e9, moved / taken / 1e9, operations / moved))
     return rows
+
+
+def parts(config, steps=7):
+    """Rows (name, milliseconds forward, milliseconds backward) of a training step of one example, on one thread."""
+    model, loss = ConvTasNet(config), NegativeSISNR()
+    optimizer = Adam(model.params)
+    mixture, sources = example(config, 1)
+    taken = {}
+
+    def timed(name, direction, function):
+        def call(*args, **settings):
+            start = time.perf_counter()
+            result = function(*args, **settings)
+            taken.setdefault(name, ([], []))[direction].append(1000 * (time.perf_counter() - start))
+            return result
+
+        return call
+
+    named = {"blocks": model.blocks, "decoder": list(model.decoders.values()), "loss": [loss]}
+    names = ("encoder", "norm", "bottleneck", "prelu", "mask", "mask_activation", "multiply")
+    for name, layers in {**{name: [getattr(model, name)] for name in names}, **named}.items():
+        for layer in layers:
+            layer.forward, layer.backward = timed(name, 0, layer.forward), timed(name, 1, layer.backward)
+    clip, update = timed("clip", 1, clip_gradients), timed("Adam", 1, optimizer.step)
+    for step in range(steps + 3):
+        if step == 3:
+            taken.clear()
+        start = time.perf_counter()
+        model.gradients(loss, mixture, sources)
+        grads = model.grads
+        clip(grads, 5)
+        update(grads)
+        taken.setdefault("whole step", ([], []))[1].append(1000 * (time.perf_counter() - start))
+    return [(name, *(sum(times) / steps for times in both)) for name, both in taken.items()]
 
 
 def draw(path, tables, peak_flops, bandwidth):
@@ -110,16 +151,26 @@ def main():
     parser.add_argument("--plot", default="roofline.png", type=Path, help="picture to write")
     options = parser.parse_args()
     set_threads(1)
-    with _blas().limit(limits=1):
+    keep_freed_memory()
+    with threadpool_limits(1, "blas"):
         peak_flops, bandwidth = ceilings()
         print(f"ceilings on one thread: {peak_flops:.0f} GFLOP/s (matrix product), {bandwidth:.1f} GB/s (copy)")
         tables = {preset: measure(Config.preset(preset)) for preset in ("small", "origin")}
+        steps = {preset: parts(Config.preset(preset)) for preset in tables}
     for preset, rows in tables.items():
         total = sum(row[1] for row in rows)
         print(f"\n{preset}: one block, one sample of 2 s, forward and backward: {total:.2f} ms")
         print(f"{'stage':<30}{'ms':>8}{'share':>7}{'GFLOP/s':>9}{'GB/s':>7}{'op/byte':>9}")
         for name, milliseconds, gflops, gbytes, intensity in rows:
             print(f"{name:<30}{milliseconds:8.3f}{milliseconds / total:7.1%}{gflops:9.1f}{gbytes:7.1f}{intensity:9.1f}")
+    for preset, rows in steps.items():
+        total = rows[-1][2]
+        print(f"\n{preset}: a training step of one example of 2 s, mean ms")
+        print(f"{'part':<30}{'forward':>9}{'backward':>10}{'share':>7}")
+        for name, forward, backward in rows:
+            print(f"{name:<30}{forward:9.2f}{backward:10.2f}{(forward + backward) / total:7.1%}")
+        other = total - sum(forward + backward for _, forward, backward in rows[:-1])
+        print(f"{'between the parts':<39}{other:10.2f}{other / total:7.1%}")
     draw(options.plot, tables, peak_flops, bandwidth)
 
 
