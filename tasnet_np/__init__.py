@@ -11,5 +11,6 @@ from tasnet_np.checkpoint import load, save
 from tasnet_np.files import UserError
 from tasnet_np.layers import NegativeSISNR
 from tasnet_np.model import Config, ConvTasNet
+from tasnet_np.streaming import Streamer
 
-__all__ = ["Config", "ConvTasNet", "NegativeSISNR", "UserError", "load", "save"]
+__all__ = ["Config", "ConvTasNet", "NegativeSISNR", "Streamer", "UserError", "load", "save"]

@@ -135,7 +135,11 @@ def _add_denoise(commands):
     )
     command.add_argument("--noise-out", metavar="OUT", help="the same for the background that was removed")
     command.add_argument(
-        "--segment-seconds", type=float, metavar="S", help="for models that are not causal, if memory is short"
+        "--segment-seconds",
+        type=float,
+        metavar="S",
+        help="for models that are not causal, if memory is short: overlapping segments of S seconds; "
+        "at 30 s, what they change is below -30 dB of the output",
     )
     _add_computing(command)
 

@@ -18,6 +18,7 @@ from tasnet_np.model import SOURCES
 from tasnet_np.resampling import Resampler
 
 FADE_SECONDS = 0.5  # over which one segment passes into the next
+SEAM_DB = -30  # of the output: how far 30-second segments differ from the whole at most, in the tests
 
 
 class Segments:
