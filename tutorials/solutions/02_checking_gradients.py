@@ -57,8 +57,8 @@ with companion.fails("1 - y in place of 1 - y^2"):
 # ## 2. The best step in float32
 #
 # $h = \sqrt[3]{3 \varepsilon |L| / |L'''|}$, with $L = y$ for the sigmoid. We take typical values at random places.
-# The formula says $h \approx 0.01$, and the lowest error of all steps is found within a factor of three of it. (A
-# factor matters little there: the curve is flat at its lowest point.)
+# The formula says $h \approx 0.01$, and the lowest error of all steps is found within a factor of three of it.
+# (Rounding is random, so the lowest point moves a little from one try to the next.)
 
 
 # %%
