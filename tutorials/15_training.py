@@ -22,8 +22,6 @@ from tasnet_np.model import Config, ConvTasNet
 from tasnet_np.optim import HalveOnPlateau, clip_gradients
 from tasnet_np.train import Recipe, Trainer
 
-companion.where("loss", "optimizer")
-
 # %% [markdown]
 # The model of this tutorial is smaller than `small`, so that it learns while you read. Everything else is as in
 # `tasnet-np train`. All that it learns is one list of arrays: its *parameters*. We write $\theta$ for all of their
@@ -31,6 +29,8 @@ companion.where("loss", "optimizer")
 
 # %%
 config = Config(filters=64, filter_length=32, bottleneck=32, hidden=64, skip=32, blocks=5, repeats=2)
+companion.where("loss", "optimizer", config=config)
+
 model = ConvTasNet(config, seed=0)
 theta = model.named_parameters()
 print(f"{len(theta)} arrays, {config.parameter_count:,} numbers; the first:", *list(theta)[:3])

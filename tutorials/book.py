@@ -115,19 +115,21 @@ def run(page):
 
     notebook = jupytext.read(page.path)
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    client = NotebookClient(
-        notebook,
-        km=AsyncKernelManager(transport="ipc" if os.name == "posix" else "tcp"),
-        timeout=CELL_SECONDS,
-        resources={"metadata": {"path": page.path.parent}},
-        coalesce_streams=True,
-    )
     started = time.monotonic()
-    try:
-        client.execute(env=os.environ | {"PYTHONPATH": str(HERE)})  # solutions import companion, too
-    except CellExecutionError as error:
-        plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
-        raise BookError(f"{page.name} failed:\n{plain}") from None
+    with tempfile.TemporaryDirectory() as sockets:  # ports could be taken by another kernel's
+        where = {"transport": "ipc", "ip": f"{sockets}/kernel"} if os.name == "posix" else {}
+        client = NotebookClient(
+            notebook,
+            km=AsyncKernelManager(**where),
+            timeout=CELL_SECONDS,
+            resources={"metadata": {"path": page.path.parent}},
+            coalesce_streams=True,
+        )
+        try:
+            client.execute()
+        except CellExecutionError as error:
+            plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+            raise BookError(f"{page.name} failed:\n{plain}") from None
     return notebook, time.monotonic() - started
 
 
@@ -173,8 +175,9 @@ def code(source):
 class Writer:
     """Writes the pages of a book into a folder."""
 
-    def __init__(self, out, tutorials, solutions):
+    def __init__(self, out, tutorials, solutions, whole=True):
         self.out = out
+        self.whole = whole  # otherwise links to tutorials may lead nowhere
         self.tutorials = tutorials
         self.solutions = {page.path.name: page for page in solutions}
         self.markdown = markdown_renderer()
@@ -271,6 +274,8 @@ class Writer:
             if not link or link.startswith(("http:", "https:", "data:")) or not link.endswith((".py", ".md")):
                 return match[0]
             path = (folder / link).resolve()
+            if not self.whole and path.parent == HERE:
+                return match[0]
             if not path.is_file() or not path.is_relative_to(ROOT):
                 raise BookError(f"link to {link}: no such file in {folder}")
             if path.parent in (HERE, HERE / "solutions") and path.name[:2].isdigit():
@@ -308,7 +313,7 @@ class Writer:
         )
 
 
-def build(out, tutorials, solutions, jobs=2):
+def build(out, tutorials, solutions, jobs=2, whole=True):
     """Run all scripts, `jobs` at a time, and write the book.
 
     Raises
@@ -331,7 +336,7 @@ def build(out, tutorials, solutions, jobs=2):
     with tempfile.TemporaryDirectory(dir=out.parent) as folder, ThreadPoolExecutor(jobs) as pool:
         new = Path(folder) / "book"
         (new / "notebooks" / "solutions").mkdir(parents=True)
-        writer = Writer(new, tutorials, solutions)
+        writer = Writer(new, tutorials, solutions, whole)
         for page, result in zip(everything, pool.map(attempt, everything)):
             if isinstance(result, BookError):
                 failures.append(str(result))
@@ -379,7 +384,7 @@ def main():
             tutorials, solutions = (
                 [page for page in some if page.path.name[:2] in arguments.only] for some in (tutorials, solutions)
             )
-        build(arguments.out, tutorials, solutions, arguments.jobs)
+        build(arguments.out, tutorials, solutions, arguments.jobs, whole=not arguments.only)
     except BookError as error:
         print(error, file=sys.stderr)
         return 1

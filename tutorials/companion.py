@@ -52,6 +52,7 @@ matplotlib.rcParams.update({
     "figure.figsize": (7.5, 3.0),
     "figure.constrained_layout.use": True,
     "font.size": 10,
+    "axes.axisbelow": True,
     "axes.grid": True,
     "axes.grid.axis": "y",
     "axes.spines.top": False,

@@ -9,7 +9,8 @@
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(globals().get("__file__", "solutions/x")).resolve().parents[1]))
+# companion.py lies in the folder above, both for a script and for a notebook.
+sys.path.insert(0, str(Path(globals().get("__file__", "notebook")).resolve().parents[1]))
 import companion
 
 import matplotlib.pyplot as plt
