@@ -270,9 +270,9 @@ with companion.fails("dy is read backwards, and a random dy shows it"):
 
 # %% [markdown]
 # **A norm.** Layer norm (tutorial 8) subtracts the mean and divides by the deviation. Then `gamma` scales each
-# channel. As long as `gamma` is one everywhere, the sum of what comes out is zero, whatever goes in. So $L = \sum
-# y$ does not depend on $x$ at all, and its gradient is zero. A backward pass that returns only zeros passes this
-# check.
+# channel. As long as `gamma` is one everywhere, the sum of what comes out is zero, whatever goes in. So
+# $L = \sum y$ does not depend on $x$ at all, and its gradient is zero. A backward pass that returns only zeros
+# passes this check.
 
 # %%
 gamma, beta = np.ones(2), np.zeros(2)
@@ -447,8 +447,8 @@ assert table["norm drops the mean term"][2] < 0.5 and table["norm drops the vari
 # ## Many parameters at once: the directional check
 #
 # Checking each element takes two losses per element. A network has too many elements for that. So move all of them
-# at the same time, along one random direction $v$ of the same shape. By the chain rule, with $g_j = \partial L /
-# \partial x_j$:
+# at the same time, along one random direction $v$ of the same shape. By the chain rule, with
+# $g_j = \partial L / \partial x_j$:
 #
 # $$ \frac{L(x + h v) - L(x - h v)}{2h} \approx \sum_j g_j v_j $$
 #
@@ -577,6 +577,6 @@ companion.show("all_cases")
 #    with the figure.
 # 3. Softmax over the sources makes two masks that sum to one at every place. Which gradient does it get from a loss
 #    $L = \sum y$? Plant a bug in its backward that a check with ones upstream accepts.
-# 4. Subtracting two almost equal losses is what costs the digits. With a complex step nothing is subtracted: $L'(x)
-#    \approx \text{Im} \, L(x + ih) / h$. Derive it from Taylor's formula, and try it on the sigmoid with $h =
-#    10^{-30}$.
+# 4. Subtracting two almost equal losses is what costs the digits. With a complex step nothing is subtracted:
+#    $L'(x) \approx \text{Im} \, L(x + ih) / h$. Derive it from Taylor's formula, and try it on the sigmoid with
+#    $h = 10^{-30}$.

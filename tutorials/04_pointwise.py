@@ -208,8 +208,8 @@ with companion.fails("w is square, so a missing transpose fits"):
 #
 # $$ L = \frac{1}{2 n} \sum_{o,t} (y_{o,t} - s_{o,t})^2 \qquad \text{dy}_{o,t} = \frac{1}{n} (y_{o,t} - s_{o,t}) $$
 #
-# The backward pass turns `dy` into `dw` and `db`. Then take a small step against the gradient: $w \leftarrow w -
-# \eta \, \text{dw}$.
+# The backward pass turns `dy` into `dw` and `db`. Then take a small step against the gradient:
+# $w \leftarrow w - \eta \, \text{dw}$.
 
 # %%
 scale = 1 / np.sqrt(np.mean(sources**2))  # to a power of one, so that a step of 0.5 is about right
@@ -281,10 +281,10 @@ assert matrices["mask.w"].shape == (2 * 128, 64)
 assert len(matrices) == 1 + 12 + 11 + 12 + 1  # the last block has no residual
 
 # %% [markdown]
-# Together they are 94 % of the model's parameters, and they do 97 % of its multiplications. (A matrix of $O \times
-# C$ numbers does $O \cdot C$ multiplications per frame. We count what stands in sums, and leave out norms and the
-# like.) So whoever makes the matrix product fast makes the model fast. Here it is left to BLAS, the library behind
-# NumPy's `@`.
+# Together they are 94 % of the model's parameters, and they do 97 % of its multiplications. (A matrix of
+# $O \times C$ numbers does $O \cdot C$ multiplications per frame. We count what stands in sums, and leave out norms
+# and the like.) So whoever makes the matrix product fast makes the model fast. Here it is left to BLAS, the library
+# behind NumPy's `@`.
 
 # %%
 in_matrices = sum(array.size for array in matrices.values())

@@ -49,10 +49,10 @@ assert multiplications(Config.preset("paper")) == 8_192_000 == 4 * 2_048_000
 # &= \tfrac12 \sum_k h_k \sin(2\theta_k + \varphi) + \tfrac12 \sin\varphi \sum_k h_k
 # \end{aligned} $$
 #
-# The first sum is zero: 2000 Hz under a Hann window of 16 samples has no constant part. So the answer is $\tfrac12
-# \sin\varphi \sum_k h_k$, anything between a maximum and zero. With $-h_k \sin\theta_k$ as a second filter it is
-# $-\tfrac12 \cos\varphi \sum_k h_k$ in the same way. The root of the sum of both squares is the same for all
-# $\varphi$.
+# The first sum is zero: 2000 Hz under a Hann window of 16 samples has no constant part. So the answer is
+# $\tfrac12 \sin\varphi \sum_k h_k$, anything between a maximum and zero. With $-h_k \sin\theta_k$ as a second
+# filter it is $-\tfrac12 \cos\varphi \sum_k h_k$ in the same way. The root of the sum of both squares is the same
+# for all $\varphi$.
 
 # %%
 K = 16

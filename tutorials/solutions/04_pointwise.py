@@ -25,8 +25,8 @@ rng = np.random.default_rng(4)
 # %% [markdown]
 # ## 1. Middle and side
 #
-# Each row of the matrix makes one output: the middle is $\tfrac12 l + \tfrac12 r$, the side is $\tfrac12 l -
-# \tfrac12 r$. Back again: $l$ is their sum, $r$ their difference.
+# Each row of the matrix makes one output: the middle is $\tfrac12 l + \tfrac12 r$, the side is
+# $\tfrac12 l - \tfrac12 r$. Back again: $l$ is their sum, $r$ their difference.
 
 # %%
 to_middle_and_side = np.array([[0.5, 0.5], [0.5, -0.5]])
