@@ -8,7 +8,7 @@ BIN = $(VENV)/bin
 
 $(BIN)/tasnet-np: setup.cfg
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --editable '.[test]'
+	$(BIN)/pip install --quiet --editable '.[test,tutorials]'
 	touch $@
 
 demo: $(BIN)/tasnet-np
@@ -22,7 +22,6 @@ test: $(BIN)/tasnet-np
 	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest tests/test_ops.py tests/test_gradcheck.py tests/test_layers.py
 
 tutorials: $(BIN)/tasnet-np
-	$(BIN)/pip install --quiet --editable '.[tutorials]'
 	$(BIN)/python tutorials/book.py --out build/tutorials
 
 bench: $(BIN)/tasnet-np
