@@ -128,7 +128,7 @@ smoke_test(2, wrong, x.shape)
 # **The symptom.** The variance is $Q/n - m^2$; here $Q$ is not divided by $n$. It grows with every frame,
 # so the output fades as $1/\sqrt{n}$. A norm should do the opposite, and keep the size of its output near
 # 1. After 400 frames of 16 channels, $n = 6400$. Here the mean is 0.5 and the variance 1, so
-# $Q = n (v + m^2) = 1.25\,n$, and the output is $\sqrt{1.25 \cdot 6400} = 89$ times too small.
+#    $Q = n (v + m^2) = 1.25\,n$, and the output is $\sqrt{1.25 \cdot 6400} = 89$ times too small.
 
 # %%
 fig, ax = plt.subplots()
@@ -551,9 +551,9 @@ def train(steps, forgets):
 
 
 mixture, sources = mix(speech[:rate], noise[:rate], 0.0)
-curves = {"gradients set anew": train(round(150 * companion.SCALE), True)}
-curves["exhibit 8: gradients added up"] = train(round(150 * companion.SCALE), False)
-smoke_test(8, curves["exhibit 8: gradients added up"], (round(150 * companion.SCALE),))
+steps = max(100, round(150 * companion.SCALE))
+curves = {"gradients set anew": train(steps, True), "exhibit 8: gradients added up": train(steps, False)}
+smoke_test(8, curves["exhibit 8: gradients added up"], (steps,))
 
 fig, ax = plt.subplots()
 for name, curve in curves.items():
@@ -569,7 +569,7 @@ companion.show("missing_zero_grad")
 # %%
 final = {name: curve[-10:].mean() for name, curve in curves.items()}
 wrong, right = final["exhibit 8: gradients added up"], final["gradients set anew"]
-print(f"after {len(curve)} steps: {wrong:.1f} dB instead of {right:.1f} dB")
+print(f"after {steps} steps: {wrong:.1f} dB instead of {right:.1f} dB")
 assert wrong < curves["exhibit 8: gradients added up"][0] - 20  # it learns
 assert wrong > right + 5
 
@@ -616,7 +616,7 @@ fig, ax = plt.subplots(figsize=(7.5, 2.6))
 ax.plot(forgetting, label="gradients set anew")
 ax.plot(remembering, label="gradients added up")
 ax.set(xlabel="step", ylabel="θ", title="the same on θ²/2: a spring without friction")
-ax.legend(loc="upper right")
+ax.legend(ncol=2, loc="lower right", bbox_to_anchor=(1, 1), fontsize=8)
 companion.show("spring")
 
 # %% [markdown]
