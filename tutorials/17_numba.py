@@ -30,7 +30,7 @@ import numpy as np
 from tasnet_np.device import each, get_threads, set_threads
 from tasnet_np.gradcheck import relative_error
 from tasnet_np.model import Config, ConvTasNet
-from tasnet_np.ops import depthwise, norms, tcn_block
+from tasnet_np.ops import depthwise
 
 companion.where("depthwise", "block")
 
@@ -166,8 +166,8 @@ except ValueError as error:
 assert caught
 
 # %% [markdown]
-# A second thing that goes unchecked, on purpose: division by zero. Python raises an error, and so does
-# Numba as it comes. Our kernels are compiled with `error_model="numpy"`. Then 1 / 0 is infinity, as in
+# A second thing that goes unchecked, on purpose: division by zero. Python raises an error. So does Numba,
+# unless told otherwise. Our kernels are compiled with `error_model="numpy"`. Then 1 / 0 is infinity, as in
 # NumPy, and the test for zero is gone from the loop.
 
 
@@ -187,9 +187,9 @@ assert caught
 # %% [markdown]
 # ## Vector instructions
 #
-# A processor can add 4, 8 or 16 floats with one instruction if they lie side by side in memory. The
-# compiler uses such *packed* instructions only where it can prove that nothing changes. So the question is
-# how to write a loop that it can see through.
+# A processor can add 4, 8 or 16 floats of 32 bits with one instruction (its registers have 128, 256 or 512
+# bits) if they lie side by side in memory. The compiler uses such *packed* instructions only where it can
+# prove that nothing changes. So the question is how to write a loop that it can see through.
 #
 # Two ways to write the inner loop. Both go tap by tap, and the range of t is chosen so that the condition
 # is gone. The first one computes the index. The second one cuts a slice from each row and counts from 0.
@@ -208,6 +208,8 @@ def add_tap_by_row(y, x, w, offset, first, last):
         for t in range(len(written)):
             written[t] += tap * read[t]
 
+
+assert [bits // 32 for bits in (128, 256, 512)] == [4, 8, 16]
 
 OPTIONS = {"fastmath": {"reassoc", "contract"}, "nogil": True, "error_model": "numpy"}
 by_index, by_row = numba.njit(**OPTIONS)(add_tap_by_index), numba.njit(**OPTIONS)(add_tap_by_row)
@@ -228,7 +230,8 @@ for add_tap in (by_index, by_row):
 # %% [markdown]
 # The same numbers. Now look at what came out of the compiler. On x86 processors, the names of arithmetic
 # instructions end in `ss` (*scalar single*: one float) or in `ps` (*packed single*: a register full of
-# floats); `sd` and `pd` are the same for float64. We count them.
+# floats); `sd` and `pd` are the same for float64. We count them. (The check holds for the Numba we tried,
+# on x86. A later compiler may be cleverer: then this cell fails, and that would be good news.)
 
 
 # %%
@@ -392,14 +395,23 @@ assert options["nogil"] and options["error_model"] == "numpy"
 # %%
 with tempfile.TemporaryDirectory() as folder:
     helper, main = Path(folder, "helper.py"), Path(folder, "main.py")
-    helper.write_text("from numba import njit\n@njit\ndef level():\n    return 1\n")
-    code = "from numba import njit\nfrom helper import level\n@njit(cache=True)\ndef answer():\n    return level()\nprint(answer())\n"
+    helper.write_text("from numba import njit\n\n@njit\ndef level():\n    return 1\n")
+    code = """
+from numba import njit
+from helper import level
+
+@njit(cache=True)
+def answer():
+    return level()
+
+print(answer())
+"""
     main.write_text(code)
 
     def run():
         environment = {**os.environ, "NUMBA_CACHE_DIR": folder}
-        done = subprocess.run([sys.executable, main], env=environment, capture_output=True, text=True, check=True)
-        return int(done.stdout)
+        command = [sys.executable, str(main)]
+        return int(subprocess.run(command, env=environment, capture_output=True, check=True).stdout)
 
     first = run()
     helper.write_text(helper.read_text().replace("return 1", "return 2"))
@@ -628,7 +640,9 @@ for threads in (1, 2, 3):
 set_threads(default_threads)
 assert gradients[0] == gradients[1] == gradients[2]
 
-one_by_one = [depthwise.depthwise_backward_ref(dy[i : i + 1], xs[i : i + 1], w, b, dilation=dilation)[1] for i in range(3)]
+one_by_one = [
+    depthwise.depthwise_backward_ref(dy[i : i + 1], xs[i : i + 1], w, b, dilation=dilation)[1] for i in range(3)
+]
 _, cache = depthwise.depthwise_forward(xs, w, b, dilation=dilation)
 assert relative_error(depthwise.depthwise_backward(dy, cache)[1], sum(one_by_one)) < 1e-5
 
@@ -657,7 +671,6 @@ assert sum(fused.values()) == 7
 # float64.
 
 
-
 # %%
 def run_block(path, dtype):
     model = ConvTasNet(small, seed=0, dtype=dtype, path=path)
@@ -679,8 +692,9 @@ for path in ("ops", "fused"):
         assert relative_error(actual, wanted) < 1e-10
 
 fig, ax = plt.subplots(figsize=(7.5, 2.2))
-milliseconds = [1000 * median_seconds(run_block(path, np.float32), 7) for path in ("reference", "ops", "fused")]
-ax.barh(["NumPy formulas", "op by op, compiled", "fused"], milliseconds, color=companion.COLOURS["blue"], height=0.6)
+paths = {"reference": "NumPy formulas", "ops": "op by op, compiled", "fused": "fused"}
+milliseconds = [1000 * median_seconds(run_block(path, np.float32), 7) for path in paths]
+ax.barh(list(paths.values()), milliseconds, color=companion.COLOURS["blue"], height=0.6)
 for row, value in enumerate(milliseconds):
     ax.text(value + max(milliseconds) / 100, row, f"{value:.1f}", va="center")
 ax.invert_yaxis()
@@ -714,6 +728,9 @@ with threadpool_limits(1, "blas"):
     stages = roofline.measure(small)
 print(f"ceilings on one thread: {peak:.0f} GFLOP/s, {bandwidth:.1f} GB/s")
 
+n = 1024
+assert 2 * n**3 / (4 * 3 * n**2) == n / 6  # 4 bytes a number
+
 PRODUCTS = {"We x", "W2 z", "W2^T dy", "dy z^T", "da x^T", "We^T da"}
 intensity = {name: per_byte for name, _, _, _, per_byte in stages}
 assert PRODUCTS < set(intensity)
@@ -723,12 +740,14 @@ assert all(intensity[name] < 3 for name in set(intensity) - PRODUCTS)
 # %% [markdown]
 # Two kinds of stages, far apart. Matrix products do more than 20 operations per byte: they are bound by
 # arithmetic, and BLAS does them as well as they can be done. All other stages do fewer than 3: they are
-# bound by memory. Fusing is for these. It does not make them compute faster; it makes fewer trips.
+# bound by memory, on all processors of today. Fusing is for these. It does not make them compute faster; it
+# makes fewer trips.
 
 # %%
 fig, ax = plt.subplots(figsize=(7.5, 4))
 line = np.geomspace(0.3, 60, 100)
-ax.loglog(line, np.minimum(peak, line * bandwidth), "-", color="black", label="ceilings: memory copy, matrix product")
+ceiling = np.minimum(peak, line * bandwidth)
+ax.loglog(line, ceiling, "-", color="black", label="ceilings: memory copy, matrix product")
 for kind, marker, colour in (("matrix product", "s", "vermilion"), ("fused pass", "o", "blue")):
     chosen = [stage for stage in stages if (stage[0] in PRODUCTS) == (kind == "matrix product")]
     ax.loglog(
@@ -742,7 +761,8 @@ for per_byte in {intensity[name] for name in PRODUCTS}:  # two columns of square
     column = [(number, stage[2]) for number, stage in enumerate(stages, 1) if stage[4] == per_byte]
     lowest = min(speed for _, speed in column)
     label = "\n".join(str(number) for number, _ in column)
-    ax.annotate(label, (per_byte, lowest), textcoords="offset points", xytext=(0, -8), fontsize=8, ha="center", va="top")
+    style = {"fontsize": 8, "ha": "center", "va": "top"}
+    ax.annotate(label, (per_byte, lowest), textcoords="offset points", xytext=(0, -8), **style)
 ax.text(
     1.02, 0.5, "\n".join(f"{number:2d}  {name}" for number, (name, *_) in enumerate(stages, 1)),
     transform=ax.transAxes, fontsize=8, va="center",

@@ -152,8 +152,10 @@ ax.imshow((numbers % 4 + numbers // 4) % 2, cmap="Greys", vmin=-0.6, vmax=3, ext
 for number in range(12):
     row, column = number // 4 * S, number % 4 * S
     ax.add_patch(Rectangle((column, row), S, S, fill=False, edgecolor="black", clip_on=False))
-    ax.text(min(column + S / 2, (column + T) / 2), min(row + S / 2, (row + O) / 2), number, ha="center", va="center")
-ax.set(xlim=(0, 32), ylim=(24, 0), xlabel="frame t (32 threads)", ylabel="channel o (24 threads)", aspect="equal")
+    middle = min(column + S / 2, (column + T) / 2), min(row + S / 2, (row + O) / 2)
+    ax.text(*middle, number, ha="center", va="center")
+ax.set(xlim=(0, 32), ylim=(24, 0), aspect="equal")
+ax.set(xlabel="frame t (32 threads)", ylabel="channel o (24 threads)")
 ax.set_title("20 × 28 numbers, blocks 0 to 11 of 8 × 8 threads; in the white rim, threads are idle")
 ax.grid(False)
 companion.show("blocks")
@@ -471,7 +473,8 @@ for j, a in enumerate(steps):
         if j:
             ax.plot((t, t), (-j + 0.2, -j + 0.8), "-", color="#999999", linewidth=1)
 ax.set_yticks([0, -1, -2, -3], ["s", "after step 0", "after step 1", "after step 2"])
-ax.set(xlim=(-0.6, 7.6), ylim=(-3.4, 0.4), xlabel="frame t", title="a scan of eight numbers: each box says which numbers it has added")
+ax.set(xlim=(-0.6, 7.6), ylim=(-3.4, 0.4), xlabel="frame t")
+ax.set_title("a scan of eight numbers: each box says which numbers it has added")
 ax.grid(False)
 companion.show("scan")
 
@@ -587,7 +590,8 @@ ax.plot(y[0], "o", color=companion.COLOURS["blue"], markersize=4, label="scan, w
 ax.plot(no_carry[0], "x", color=companion.COLOURS["vermilion"], label="scan, no carry")
 for edge in range(THREADS, T, THREADS):
     ax.axvline(edge - 0.5, color="#999999", linewidth=0.8)
-ax.set(xlabel="frame t (vertical lines: a new block begins)", ylabel="y[0, t]", title="one channel after the cumulative norm")
+ax.set(xlabel="frame t (vertical lines: a new block begins)", ylabel="y[0, t]")
+ax.set_title("one channel after the cumulative norm")
 ax.legend(ncol=3, loc="lower right", bbox_to_anchor=(1, 1), fontsize=8)
 companion.show("carry")
 
