@@ -571,8 +571,8 @@ companion.show("all_cases")
 # %% [markdown]
 # ## Exercises
 #
-# 1. Write forward and backward of $y = \tanh x$ as an op, and let `check_gradients` check it. (The derivative is $1
-#    - y^2$.)
+# 1. Write forward and backward of $y = \tanh x$ as an op, and let `check_gradients` check it. (The derivative is
+#    $1 - y^2$.)
 # 2. What is the best central step in `float32`, by the formula above, with $\varepsilon = 6 \cdot 10^{-8}$? Compare
 #    with the figure.
 # 3. Softmax over the sources makes two masks that sum to one at every place. Which gradient does it get from a loss

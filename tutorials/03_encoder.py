@@ -81,8 +81,10 @@ assert (T - 1) * stride + K <= n < T * stride + K  # it fits, and one more would
 # The loss hands us $\text{dy}_{c,t} = \partial L / \partial y_{c,t}$. We need the gradients of the filters and of
 # the waveform. Write the forward pass with every product on its own:
 #
-# $$ y_{c,t} = w_{c,0} \, x_{t \cdot \text{stride}} + w_{c,1} \, x_{t \cdot \text{stride} + 1} + \dots
-# + w_{c,K-1} \, x_{t \cdot \text{stride} + K - 1} $$
+# $$ \begin{aligned}
+# y_{c,t} = \; & w_{c,0} \, x_{t \cdot \text{stride}} + w_{c,1} \, x_{t \cdot \text{stride} + 1} + \dots \\
+# & + w_{c,K-1} \, x_{t \cdot \text{stride} + K - 1}
+# \end{aligned} $$
 #
 # **Filters.** $w_{c,k}$ occurs in $y_{c,t}$ for every $t$, each time multiplied by $x_{t \cdot \text{stride} + k}$.
 # So $\partial y_{c,t} / \partial w_{c,k} = x_{t \cdot \text{stride} + k}$. The other rows of $y$ do not contain it.
