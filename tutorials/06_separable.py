@@ -14,6 +14,7 @@ import companion
 
 import matplotlib.pyplot as plt
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from tasnet_np import Config, ConvTasNet, gradcheck
 from tasnet_np.ops.depthwise import depthwise_backward, depthwise_forward
@@ -302,7 +303,10 @@ with companion.fails("pointwise and depthwise change places"):
 # $d_{c,k}$. The number $d_{c,k}$ occurs for each output $o$, with the factor $p_{o,c}$. The chain rule sums over
 # the places:
 #
-# $$ \text{dp}_{o,c} = \sum_k \text{dw}_{o,c,k} \; d_{c,k} \qquad \text{dd}_{c,k} = \sum_o \text{dw}_{o,c,k} \; p_{o,c} $$
+# $$ \begin{aligned}
+# \text{dp}_{o,c} &= \sum_k \text{dw}_{o,c,k} \; d_{c,k} \\
+# \text{dd}_{c,k} &= \sum_o \text{dw}_{o,c,k} \; p_{o,c}
+# \end{aligned} $$
 #
 # For the input, each product $w_{o,c,k} \, x_{c, t + \text{offset}(k)}$ goes back to where it was read:
 #
@@ -367,7 +371,8 @@ with companion.fails("the taps serve all outputs, so dd must sum over them"):
 #
 # Fewer multiplications should mean less time. How much less? Times depend on the machine and on what else it does,
 # so nothing here is asserted; look at what your machine prints. The sizes are those of the small model for four
-# seconds of sound: 128 channels, 4000 frames, `float32`. The best of several runs counts.
+# seconds of sound: 128 channels, 4000 frames, `float32`. All run on one thread, and the best of several runs
+# counts.
 
 # %%
 C = O = 128
@@ -379,10 +384,11 @@ w, zero = p[:, :, None] * d, np.zeros(C, np.float32)
 def best_milliseconds(function, runs=7):
     function()  # once before: compiles, fills the caches
     times = []
-    for _ in range(runs):
-        start = time.perf_counter()
-        function()
-        times.append(1000 * (time.perf_counter() - start))
+    with threadpool_limits(1):
+        for _ in range(runs):
+            start = time.perf_counter()
+            function()
+            times.append(1000 * (time.perf_counter() - start))
     return min(times)
 
 

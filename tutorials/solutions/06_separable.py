@@ -124,7 +124,7 @@ for step in range(2000):
     p -= 0.05 * dp
 
 plt.figure(figsize=(7.5, 2.6))
-plt.semilogx(losses, label="gradient descent")
+plt.semilogx(range(1, len(losses) + 1), losses, label="gradient descent")
 plt.axhline(lost / 2, color="black", linestyle="--", label="singular value decomposition")
 plt.xlabel("step")
 plt.ylabel("loss")
