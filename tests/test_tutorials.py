@@ -36,14 +36,14 @@ BROKEN = {  # what is broken under each tutorial
     "08_global_norm": "ops.norms:global_layer_norm_backward",
     "09_cumulative_norm": "ops.norms:cumulative_layer_norm_backward",
     "10_decoder": "ops.conv_transpose1d:conv_transpose1d_backward",
-    "11_block": "model:TCNBlock.backward",
+    "11_block": "ops:OPS.tcn_block",
     "12_conv_tasnet": "model:ConvTasNet.backward",
     "13_si_snr": "ops.si_snr:si_snr_backward",
     "14_optimizers": "optim:Adam.step",
     "15_training": "optim:Adam.step",
     "16_real_time": "streaming:Streamer.process",
     "17_numba": "ops.depthwise:depthwise_forward",
-    "18_cuda": "ops.norms:cumulative_layer_norm_forward",
+    "18_cuda": "ops.norms:cumulative_layer_norm_forward_ref",
     "19_bug_museum": "ops.norms:cumulative_layer_norm_forward",
 }
 SABOTAGE = """
@@ -57,7 +57,8 @@ owner = importlib.import_module("tasnet_np." + module)
 *parts, name = name.split(".")
 for part in parts:
     owner = getattr(owner, part)
-original = getattr(owner, name)
+table = isinstance(owner, dict)
+original = owner[name].backward if table else getattr(owner, name)
 
 def wrong(value):
     if isinstance(value, tuple):
@@ -69,7 +70,10 @@ def broken(*arguments, **settings):
         return None
     return wrong(original(*arguments, **settings))
 
-setattr(owner, name, broken)
+if table:
+    owner[name] = owner[name]._replace(backward=broken)
+else:
+    setattr(owner, name, broken)
 sys.argv = [script]
 runpy.run_path(script, run_name="__main__")
 """
@@ -117,8 +121,8 @@ def test_has_the_fixed_form(path):
     assert prose.count("$$") >= 4 and prose.count("$$") % 2 == 0  # two formulas on lines of their own
     assert text.count("companion.show(") >= 2
     assert sum(isinstance(node, ast.Assert) for node in ast.walk(ast.parse(text))) >= 12
-    assert "with companion.fails(" in text or "companion.fails(" in text
-    assert "## Exercises" in prose and f"solutions/{path.name}" in prose
+    assert text.count("with companion.fails(") >= 1
+    assert "## Exercises" in prose
     exercises = re.findall(r"^(\d)\. ", prose.split("## Exercises")[1], re.MULTILINE)
     assert 2 <= len(exercises) <= 4 and exercises == [str(i + 1) for i in range(len(exercises))]
 
@@ -186,7 +190,7 @@ def broken_runs():
 
     def run(name):
         arguments = [sys.executable, "-c", SABOTAGE, str(ROOT), BROKEN[name], str(TUTORIALS / f"{name}.py")]
-        environment = os.environ | {"MPLBACKEND": "Agg"}
+        environment = os.environ | {"MPLBACKEND": "Agg", "NUMBA_ENABLE_CUDASIM": "1"}  # as 18_cuda sets it
         return subprocess.run(arguments, capture_output=True, text=True, env=environment, timeout=300)
 
     with ThreadPoolExecutor(2) as pool:

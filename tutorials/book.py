@@ -111,7 +111,7 @@ def run(page):
     import jupytext
     from jupyter_client import AsyncKernelManager
     from nbclient import NotebookClient
-    from nbclient.exceptions import CellExecutionError
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
     notebook = jupytext.read(page.path)
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
@@ -121,13 +121,14 @@ def run(page):
         client = NotebookClient(
             notebook,
             km=AsyncKernelManager(**where),
+            startup_timeout=CELL_SECONDS,
             timeout=CELL_SECONDS,
             resources={"metadata": {"path": page.path.parent}},
             coalesce_streams=True,
         )
         try:
             client.execute()
-        except CellExecutionError as error:
+        except (CellExecutionError, CellTimeoutError, DeadKernelError, RuntimeError) as error:
             plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
             raise BookError(f"{page.name} failed:\n{plain}") from None
     return notebook, time.monotonic() - started
@@ -191,7 +192,7 @@ class Writer:
             links = [f'<a href="{up}{page.path.stem}.html">back to the exercises</a>']
         else:
             links = self._neighbours(page)
-            if page.path.name in self.solutions:
+            if page.path.name in self.solutions and f'"solutions/{page.path.name}"' not in body:
                 body += f'\n<p><a href="solutions/{page.path.stem}.html">Solutions to the exercises</a></p>'
         about = f"{page.minutes} minutes to read; {page.asserts} asserts"
         self._write(f"{page.name}.html", page.title, self._links(body, page.path.parent, up), links, about)
