@@ -144,7 +144,7 @@ O, C, T = 20, 24, 28
 grid = (blocks_for(T, S), blocks_for(O, S))
 numbers = launch(which_block, grid, (S, S), np.empty((O, T), np.float32))
 assert grid == (4, 3)
-assert set(numbers.ravel()) == set(range(12))
+assert set(numbers.ravel()) == set(range(12))  # 12 blocks
 assert numbers[0, 0] == 0 and numbers[0, 8] == 1 and numbers[8, 0] == 4
 
 fig, ax = plt.subplots(figsize=(7.5, 3.6))
@@ -156,7 +156,7 @@ for number in range(12):
     ax.text(*middle, number, ha="center", va="center")
 ax.set(xlim=(0, 32), ylim=(24, 0), aspect="equal")
 ax.set(xlabel="frame t (32 threads)", ylabel="channel o (24 threads)")
-ax.set_title("20 × 28 numbers, blocks 0 to 11 of 8 × 8 threads; in the white rim, threads are idle")
+ax.set_title("20 × 28 numbers, 12 blocks of 8 × 8 threads; idle threads in white")
 ax.grid(False)
 companion.show("blocks")
 

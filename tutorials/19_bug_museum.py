@@ -126,9 +126,9 @@ smoke_test(2, wrong, x.shape)
 
 # %% [markdown]
 # **The symptom.** The variance is $Q/n - m^2$; here $Q$ is not divided by $n$. It grows with every frame,
-# so the output fades as $1/\sqrt{n}$. A norm should do the opposite, and keep the size of its output near
-# 1. After 400 frames of 16 channels, $n = 6400$. Here the mean is 0.5 and the variance 1, so
-#    $Q = n (v + m^2) = 1.25\,n$, and the output is $\sqrt{1.25 \cdot 6400} = 89$ times too small.
+# so the output fades as $1/\sqrt{n}$. A norm should do the opposite, and keep the deviation of its output
+# near one. After 400 frames of 16 channels, $n = 6400$. Here the mean is 0.5 and the variance 1, so
+# $Q = n (v + m^2) = 1.25\,n$, and the output is $\sqrt{1.25 \cdot 6400} = 89$ times too small.
 
 # %%
 fig, ax = plt.subplots()
@@ -143,8 +143,8 @@ assert 0.9 < right[..., -50:].std() < 1.1
 assert 85 < right[..., -1].std() / wrong[..., -1].std() < 93
 
 # %% [markdown]
-# A gain that falls from frame to frame is a fade. We can hear it: analyse a second of speech with a cosine
-# filter bank, apply the norm to its frames, and go back to a waveform.
+# A gain that falls from frame to frame is a fade. We can hear it: analyse two seconds of speech with a
+# cosine filter bank, apply the norm to its frames, and go back to a waveform.
 
 
 # %%
