@@ -436,15 +436,16 @@ assert after_editing_the_caller == 2
 
 
 # %%
+bounds = numba.njit(depthwise._tap)  # the library's: where tap k writes, and how far away it reads
+
+
 @numba.njit(parallel=True, **OPTIONS)
 def convolve_in_parallel(y, x, w, b, dilation, lookahead):
     T, K = x.shape[1], w.shape[1]
     for c in numba.prange(len(x)):
         y[c] = b[c]
         for k in range(K):
-            offset = lookahead - (K - 1 - k) * dilation
-            first = min(T, max(0, -offset))
-            last = max(first, min(T, T - offset))
+            first, last, offset = bounds(T, K, k, dilation, lookahead)
             tap, written, read = w[c, k], y[c, first:last], x[c, first + offset : last + offset]
             for t in range(len(written)):
                 written[t] += tap * read[t]

@@ -39,15 +39,16 @@ OPTIONS = {"fastmath": {"reassoc", "contract"}, "nogil": True, "error_model": "n
 
 
 # %%
+bounds = numba.njit(depthwise._tap)  # the library's: where tap k writes, and how far away it reads
+
+
 @numba.njit(**OPTIONS)
 def depthwise_dx(dx, dy, w, dilation, lookahead):
     T, K = dy.shape[1], w.shape[1]
     for c in range(len(dy)):
         dx[c] = 0
         for k in range(K):
-            offset = lookahead - (K - 1 - k) * dilation
-            first = min(T, max(0, -offset))
-            last = max(first, min(T, T - offset))
+            first, last, offset = bounds(T, K, k, dilation, lookahead)
             tap, upstream, written = w[c, k], dy[c, first:last], dx[c, first + offset : last + offset]
             for t in range(len(upstream)):
                 written[t] += tap * upstream[t]
@@ -76,9 +77,7 @@ def depthwise_dx_without_the_change(dx, dy, w, dilation, lookahead):
     for c in range(len(dy)):
         dx[c] = 0
         for k in range(K):
-            offset = lookahead - (K - 1 - k) * dilation
-            first = min(T, max(0, -offset))
-            last = max(first, min(T, T - offset))
+            first, last, offset = bounds(T, K, k, dilation, lookahead)
             tap, written, upstream = w[c, k], dx[c, first:last], dy[c, first + offset : last + offset]
             for t in range(len(upstream)):
                 written[t] += tap * upstream[t]
