@@ -352,8 +352,8 @@ if not GPU:
         assert relative_error(y, expected) < 1e-6, "not finite"
 
 # %% [markdown]
-# The library's kernel goes on from here, in `ops/pointwise.py`: each thread makes several numbers of $y$
-# and holds them in registers, and the next tiles are loaded while these are used.
+# The library's product goes on from here: each thread makes several numbers of $y$ and holds them in
+# registers, and the next tiles are loaded while these are used.
 #
 # ## The cumulative norm
 #
@@ -660,8 +660,9 @@ if GPU:
 # ## Where this sits in the model
 #
 # The kernels here are the ancestors of those in the library. There they are called `_..._cuda` and stand
-# beside their CPU twins: the matrix product in [ops/pointwise.py](../tasnet_np/ops/pointwise.py), the norms
-# in [ops/norms.py](../tasnet_np/ops/norms.py). The naive forms are only here, as steps to understand the
+# beside their CPU twins: the pointwise convolution in [ops/pointwise.py](../tasnet_np/ops/pointwise.py)
+# with the tiled product of `tasnet_np/product.py`, the norms and their scans in
+# [ops/norms.py](../tasnet_np/ops/norms.py). The naive forms are only here, as steps to understand the
 # others by.
 #
 # The rules are the same as on the CPU. A thread owns what it writes. Sums run in a fixed order, so a result
