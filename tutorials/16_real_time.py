@@ -37,7 +37,7 @@ companion.where("streaming", config=config)
 corpus, _ = load_corpus(companion.DATA / "speech", companion.DATA / "noise", RATE)
 mixer = Mixer(split(corpus, seed=0)[0], samples=RATE, rate=RATE)
 trainer = Trainer(ConvTasNet(config, seed=0), Recipe(learning_rate=3e-3))
-for step in range(round(150 * companion.SCALE)):
+for step in range(round(150 * max(1, companion.SCALE))):
     trainer.step(mixer.batch(step, 4))
 model = trainer.model
 

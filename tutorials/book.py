@@ -127,7 +127,7 @@ def run(page):
             coalesce_streams=True,
         )
         try:
-            client.execute()
+            client.execute(cleanup_kc=True)  # ends the kernel
         except (CellExecutionError, CellTimeoutError, DeadKernelError, RuntimeError) as error:
             plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
             raise BookError(f"{page.name} failed:\n{plain}") from None

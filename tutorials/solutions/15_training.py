@@ -139,7 +139,7 @@ class Exchanged:
         return self.model.forward(mixture, keep=keep)[:, ::-1]
 
 
-steps = round(100 * companion.SCALE)
+steps = 100
 validation = fixed_batches(held_out, samples=RATE, rate=RATE, per_snr=6)
 models = {
     "speech first": trained(lambda rng: [0, 1], steps),
@@ -167,7 +167,7 @@ learned, same = small.batch(0, 8), small.batch(1, 8)
 other = Mixer(held_out, samples=RATE, rate=RATE, snr_db=(0, 0), seed=0).batch(0, 8)
 
 trainer = Trainer(ConvTasNet(config, seed=0), Recipe(learning_rate=3e-3))
-for _ in range(round(60 * companion.SCALE)):
+for _ in range(60):
     trainer.step(learned)
 scores = {
     title: evaluate(trainer.model, [batch])[-1]["speech_si_snri_db"]
