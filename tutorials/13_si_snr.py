@@ -69,17 +69,17 @@ q = estimate - p
 
 fig, (ax, curve) = plt.subplots(1, 2, figsize=(8.6, 3.2), width_ratios=(1.2, 1))
 arrows = (
-    (np.zeros(2), estimate, "blue", "estimate $e$", (0.75, 0.9)),
-    (np.zeros(2), p, "orange", "projection $p$", (1.75, -0.3)),
+    (np.zeros(2), estimate, "blue", "estimate $e$", (0.4, 0.95)),
+    (np.zeros(2), p, "orange", "projection $p$", (1.5, 0.1)),
     (p, q, "vermilion", "rest $q$", (2.5, 0.7)),
-    (np.zeros(2), target, "black", "target $s$", (0.55, -0.3)),
+    (np.array([0, -0.15]), target, "black", "target $s$ (drawn lower)", (0.1, -0.42)),
 )
 for origin, vector, colour, text, place in arrows:
     arrow = {"arrowstyle": "-|>", "color": COLOURS[colour], "linewidth": 2.2, "shrinkA": 0, "shrinkB": 0}
     ax.annotate("", xy=origin + vector, xytext=origin, arrowprops=arrow)
     ax.text(*place, text)
 ax.plot((-0.2, 3.2), (0, 0), ":", color="black", linewidth=0.8)
-ax.set(xlim=(-0.2, 3.3), ylim=(-0.5, 1.8), aspect="equal", title="the plane of estimate and target")
+ax.set(xlim=(-0.2, 3.3), ylim=(-0.6, 1.8), aspect="equal", title="the plane of estimate and target")
 ax.set(xlabel="along the target", ylabel="across")
 ax.grid(False)
 degrees = np.linspace(0.5, 179.5, 400)
@@ -215,7 +215,7 @@ fig.colorbar(image, label="SI-SNR (dB)", extend="both")
 unit = gradient / np.linalg.norm(gradient, axis=1, keepdims=True)
 ax.quiver(*points.T, *unit.T, color="white", edgecolor="black", linewidth=0.4, scale=22, width=0.008, pivot="mid")
 ax.annotate("", xy=(1.5, 0), xytext=(0, 0), arrowprops={"arrowstyle": "-|>", "color": "black", "linewidth": 2.5})
-ax.text(0.5, 0.08, "target", color="black", fontweight="bold")
+ax.text(0.5, 0.12, "target", bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5})
 ax.set(xlabel="along the target", ylabel="across", aspect="equal", title="the direction of the gradient")
 ax.grid(False)
 companion.show("gradient_field")
