@@ -1,13 +1,14 @@
 # make demo: train for two minutes on data/, denoise a clip, look at the result.   make test: every check.
+# make tutorials: run all of them and make a book of them.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test bench clean
+.PHONY: demo test tutorials bench clean
 
 $(BIN)/tasnet-np: setup.cfg
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --editable '.[test]'
+	$(BIN)/pip install --quiet --editable '.[test,tutorials]'
 	touch $@
 
 demo: $(BIN)/tasnet-np
@@ -19,6 +20,9 @@ demo: $(BIN)/tasnet-np
 test: $(BIN)/tasnet-np
 	$(BIN)/python -m pytest
 	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest tests/test_ops.py tests/test_gradcheck.py tests/test_layers.py
+
+tutorials: $(BIN)/tasnet-np
+	$(BIN)/python tutorials/book.py --out build/tutorials
 
 bench: $(BIN)/tasnet-np
 	$(BIN)/pip install --quiet torch==2.13.0

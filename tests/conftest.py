@@ -1,10 +1,16 @@
 """Fixtures that several test files use."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import soundfile
 
 RATE = 8000
+BOOK = Path(__file__).parents[1] / "tutorials" / "book.py"
 
 
 def _write(path, samples, rate=RATE):
@@ -27,4 +33,20 @@ def recordings(tmp_path_factory):
     for noise in range(5):
         hiss = rng.standard_normal(RATE)
         _write(folder / "noise" / f"{noise}.wav", 0.1 * np.convolve(hiss, rng.standard_normal(5), "same"))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def book(tmp_path_factory):
+    """The folder of the book: every tutorial and every solution, run once. TASNET_BOOK names one just made."""
+    if made := os.environ.get("TASNET_BOOK"):
+        assert (Path(made) / "runs.json").exists(), f"TASNET_BOOK: no book in {made}; run make tutorials"
+        return Path(made)
+    if os.environ.get("TASNET_REQUIRE_PEERS") != "1":
+        for package in ("jupytext", "nbclient", "math_core"):
+            pytest.importorskip(package, reason=f"{package} is missing: pip install '.[tutorials]'")
+    folder = tmp_path_factory.mktemp("tutorials") / "book"
+    arguments = [sys.executable, str(BOOK), "--out", str(folder), "--jobs", "2"]
+    result = subprocess.run(arguments, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
     return folder

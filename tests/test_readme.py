@@ -71,6 +71,12 @@ def test_the_make_commands_are_those_of_ci_and_the_pip_lines_those_of_make():
     assert test.replace(".venv/bin", "$(BIN)") in makefile
 
 
+def test_the_tutorials_named_are_there():
+    lines = commands(r"python tutorials/")
+    assert lines
+    assert all((ROOT / line.split()[1]).is_file() for line in lines)  # test_tutorials.py runs all of them
+
+
 def test_every_file_named_exists():
     links = re.findall(r"\]\(([^)#:]+)\)", README)
     assert links
