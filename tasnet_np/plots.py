@@ -146,3 +146,53 @@ def _save(figure, path):
         raise UserError(f"{path}: not a kind of picture; use .png, .pdf or .svg")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=150)
+
+
+def recordings(path, manifest):
+    """Draw what a corpus consists of: lengths, levels, hours by speaker, sample rates.
+
+    Parameters
+    ----------
+    path : str or Path
+        The picture to write: .png, .pdf, .svg.
+    manifest : Manifest
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    figure = _figure(height=6.0)
+    (lengths, levels), (speakers, rates) = figure.subplots(2, 2)
+    kinds = [kind for kind in ("speech", "noise", "pair", "room") if any(e.kind == kind for e in manifest.entries)]
+    for kind in kinds:
+        entries = [entry for entry in manifest.entries if entry.kind == kind]
+        seconds = np.log10([entry.seconds for entry in entries])
+        lengths.hist(seconds, bins=30, alpha=0.6, label=kind)
+        measured = [entry.level_db for entry in entries if entry.level_db is not None]
+        levels.hist(measured, bins=30, alpha=0.6, label=kind)
+    low, high = (int(f(value)) for f, value in zip((np.floor, np.ceil), lengths.get_xlim()))
+    ticks = list(range(low, high + 1))
+    lengths.set_xticks(ticks, [f"{10.0**tick:g}" for tick in ticks])
+    lengths.set(xlabel="length (s)", ylabel="recordings")
+    levels.set(xlabel="level (dBFS)", ylabel="recordings")
+    minutes = {}
+    for entry in manifest.entries:
+        if entry.kind in ("speech", "pair"):
+            key = (entry.part, entry.speaker)
+            minutes[key] = minutes.get(key, 0.0) + entry.seconds / 60
+    for part in sorted({part for part, _ in minutes}):
+        shown = sorted((m for (p, _), m in minutes.items() if p == part), reverse=True)
+        speakers.plot(range(1, len(shown) + 1), shown, "o-", markersize=3, label=part)
+    speakers.set(xlabel="speakers, from most to least", ylabel="minutes", ylim=(0, None))
+    found = sorted({entry.rate for entry in manifest.entries})
+    bottom = np.zeros(len(found))
+    for kind in kinds:
+        counts = np.array([sum(e.rate == rate and e.kind == kind for e in manifest.entries) for rate in found])
+        rates.bar([f"{rate / 1000:g}" for rate in found], counts, bottom=bottom, label=kind)
+        bottom += counts
+    rates.set(xlabel="sample rate (kHz)", ylabel="recordings")
+    for ax in (lengths, levels, speakers, rates):
+        ax.legend()
+        ax.grid(alpha=0.3)
+    _save(figure, path)
+    return figure

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 import tasnet_np
-from tasnet_np import UserError, checkpoint
+from tasnet_np import UserError, checkpoint, manifest
 from tasnet_np.data import Batch
 from tasnet_np.model import Config, ConvTasNet
 from tasnet_np.train import Recipe, Trainer, read_run, resume, train
 
 CONFIG = Config(filters=16, filter_length=8, bottleneck=8, hidden=12, skip=8, blocks=2, repeats=1)
-RECIPE = Recipe(batch=2, seconds=0.2, validate_every=4, validation_mixtures=2, patience=0, learning_rate=0.02)
+RECIPE = Recipe(batch=2, seconds=0.2, validate_every=4, validation_mixtures=2, patience=0, learning_rate=0.02, schedule="plateau", warmup=3)
 
 
 def run(recordings, out, recipe=RECIPE, **limits):
@@ -32,7 +32,8 @@ def records(out):
 
 def history(out):
     """Everything that the log says but the time it took."""
-    return [{k: v for k, v in record.items() if k != "seconds"} for record in records(out)]
+    times = ("seconds", "fraction")
+    return [{k: v for k, v in record.items() if k not in times} for record in records(out)]
 
 
 def assert_same_run(one, other):
@@ -50,7 +51,9 @@ def assert_same_run(one, other):
 def test_a_run_learns_and_writes_what_it_promises(recordings, tmp_path, capsys):
     out = tmp_path / "run"
     assert run(recordings, out, steps=60) is True
-    assert sorted(path.name for path in out.iterdir()) == ["best.npz", "config.json", "last.npz", "log.jsonl"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "best.npz", "config.json", "last.npz", "log.jsonl", "manifest.json", "validation.npz",
+    ]  # fmt: skip
     losses = [record["loss"] for record in records(out) if "loss" in record]
     assert len(losses) == 60
     assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 3
@@ -58,10 +61,11 @@ def test_a_run_learns_and_writes_what_it_promises(recordings, tmp_path, capsys):
     assert len(scores) == 15
     config, recipe, about, goal = read_run(out)
     assert (config, recipe, goal) == (CONFIG, RECIPE, {"minutes": None, "steps": 60})
-    training, validation = about["training"], about["validation"]
-    assert not set(training["speakers"]) & set(validation["speakers"])
-    assert not set(training["noises"]) & set(validation["noises"])
-    assert len(training["speakers"]) == 2 and len(validation["noises"]) == 1
+    recordings = manifest.load(out / "manifest.json")
+    training, validation = recordings.part("training"), recordings.part("validation")
+    assert not {e.path for e in training} & {e.path for e in validation}
+    assert len({e.speaker for e in training if e.kind == "speech"}) == 2
+    assert [e.kind for e in validation].count("noise") == 1
     printed = capsys.readouterr()
     assert "training: 6 clips of 2 speakers" in printed.out
     assert f"{CONFIG.parameter_count:,} parameters" in printed.out
@@ -76,7 +80,7 @@ def test_best_is_the_best_of_the_validations(recordings, tmp_path):
     best = max(scores, key=scores.get)
     shorter = tmp_path / "shorter"
     run(recordings, shorter, steps=best)
-    at_best, stored = checkpoint.load(shorter / "last.npz"), checkpoint.load(out)
+    at_best, stored = checkpoint.load(shorter), checkpoint.load(out)
     assert all(at_best.params[k].tobytes() == stored.params[k].tobytes() for k in stored.params)
 
 
@@ -92,9 +96,10 @@ def test_a_resumed_run_is_the_same_run(recordings, tmp_path, stops):
     # A stop between two validations adds one there; the steps are the same.
     assert [r for r in history(parts) if "loss" in r] == [r for r in history(whole) if "loss" in r]
     assert history(parts)[-1] == history(whole)[-1]
-    assert rates[0] == RECIPE.learning_rate
+    assert rates[0] == RECIPE.learning_rate / 3 and rates[2] == RECIPE.learning_rate  # warm-up
     a, b = (checkpoint.read(out / "last.npz") for out in (whole, parts))
     assert all(a.arrays[key].tobytes() == b.arrays[key].tobytes() for key in a.arrays)
+    assert any(key.startswith("average.") for key in a.arrays)
 
 
 def test_the_learning_rate_falls_on_a_plateau_and_stays_low_after_resuming(recordings, tmp_path):
@@ -133,10 +138,9 @@ def test_minutes_stop_a_run(recordings, tmp_path):
     out = tmp_path / "run"
     started = time.monotonic()
     assert run(recordings, out, minutes=0.02) is True
-    assert time.monotonic() - started > 1.2
+    assert time.monotonic() - started < 1.2 + 1.0  # in time, but for what a busy machine adds
     seconds = [record["seconds"] for record in records(out) if "loss" in record]
-    assert all(second < 1.2 for second in seconds[:-1])  # no step begins after the end
-    assert checkpoint.read(out / "last.npz").numbers["seconds"] >= 1.2
+    assert all(second < 1.2 for second in seconds)  # no step begins after the end
 
 
 def _started(recordings, out, *more):
@@ -152,7 +156,7 @@ def _started(recordings, out, *more):
 
 def test_ctrl_c_stops_cleanly_and_loses_nothing(recordings, tmp_path):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    process = _started(recordings, stopped, "--steps", "100000")
+    process = _started(recordings, stopped, "--steps", "100000", "--schedule", "plateau")
     process.send_signal(signal.SIGINT)
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -222,7 +226,7 @@ def test_resuming_needs_the_same_recordings(recordings, tmp_path):
     shutil.copytree(recordings, copied)
     run(copied, out, steps=1)
     (copied / "noise" / "4.wav").unlink()
-    with pytest.raises(UserError, match="not those that .* was trained on"):
+    with pytest.raises(UserError, match="4.wav: is gone, but .* was trained on it"):
         resume(out, steps=2)
 
 
