@@ -10,7 +10,7 @@ import json
 import os
 import sys
 
-from tasnet_np.cli_train import add_prepare, add_train
+from tasnet_np.cli_train import add_prepare, add_report, add_train
 from tasnet_np.files import UserError
 from tasnet_np.options import add_computing, announce_compiling, as_json, command, compute_as
 
@@ -40,7 +40,7 @@ def _parser():
     )
     commands = parser.add_subparsers(required=True, metavar="command")
     for add in (
-        add_prepare, add_train, _add_denoise, _add_stream, _add_live, _add_evaluate, _add_compare, _add_info,
+        add_prepare, add_train, add_report, _add_denoise, _add_stream, _add_live, _add_evaluate, _add_compare, _add_info,
         _add_gradcheck,
     ):  # fmt: skip
         add(commands)
@@ -50,7 +50,9 @@ def _parser():
 def _add_denoise(commands):
     added = command(commands, "denoise", _denoise, "Take the noise out of recordings.")
     added.add_argument("inputs", nargs="+", metavar="IN", help="audio files and folders")
-    added.add_argument("--model", required=True, metavar="RUN", help="a run's folder, or an .npz file")
+    added.add_argument(
+        "--model", default="pretrained", metavar="RUN", help="a run's folder, or an .npz file"
+    )
     added.add_argument(
         "-o", "--output", required=True, metavar="OUT", help="a file for one input, else a folder"
     )
@@ -58,6 +60,10 @@ def _add_denoise(commands):
     added.add_argument(
         "--segment-seconds", type=float, metavar="S", help="for models that are not causal, if memory is short"
     )
+    added.add_argument("--plot", metavar="PICTURE", help="spectrograms before and after: a .png, .pdf or .svg for "
+                       "one input, else a folder")  # fmt: skip
+    added.add_argument("--json", action="store_true", help="print the files written as JSON")
+    added.add_argument("--quiet", action="store_true", help="no progress bar, no list of files")
     add_computing(added)
 
 
@@ -65,6 +71,11 @@ def _denoise(options):
     from tasnet_np.checkpoint import load
     from tasnet_np.denoise import denoise_files
 
+    if options.plot:
+        from tasnet_np.plots import check_suffix
+
+        one = len(options.inputs) == 1 and not os.path.isdir(options.inputs[0])
+        check_suffix(options.plot if one else "a.png")
     compute_as(options)
     written = denoise_files(
         options.inputs,
@@ -72,11 +83,41 @@ def _denoise(options):
         options.output,
         noise_out=options.noise_out,
         segment_seconds=options.segment_seconds,
-        progress=sys.stderr.isatty(),
+        progress=sys.stderr.isatty() and not options.quiet,
     )
-    for path in written:
-        print(path)
+    if options.plot:
+        written += _plot_before_and_after(options, written)
+    if options.json:
+        print(json.dumps([str(path) for path in written], indent=1))
+    elif not options.quiet:
+        for path in written:
+            print(path)
     return 0
+
+
+def _plot_before_and_after(options, written):
+    """A picture for every recording denoised: the first channel before and after. Returns the pictures."""
+    from pathlib import Path
+
+    from tasnet_np.audio import find_audio, read
+    from tasnet_np.plots import spectrograms
+
+    sources = []
+    for path in map(Path, options.inputs):
+        sources += find_audio(path)[0] if path.is_dir() else [path]
+    per_source = 2 if options.noise_out else 1
+    one = len(options.inputs) == 1 and not os.path.isdir(options.inputs[0])
+    pictures = []
+    for source, first in zip(sources, range(0, len(written), per_source)):
+        recordings = {"before": read(source), "after": read(written[first])}
+        if per_source == 2:
+            recordings["removed"] = read(written[first + 1])
+        name = written[first].with_suffix(".png").name
+        picture = Path(options.plot) if one else Path(options.plot, name)
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        spectrograms(picture, {title: r.samples[0] for title, r in recordings.items()}, recordings["before"].rate)
+        pictures.append(picture)
+    return pictures
 
 
 def _add_stream(commands):
@@ -186,7 +227,7 @@ def _evaluate(options):
         per_snr=options.mixtures,
         seed=options.seed,
     )
-    rows = evaluate(model, batches)
+    rows = evaluate(model, batches, rate=rate, progress=not options.quiet)
     print(as_json(rows) if options.json else table(rows))
     return 0
 

@@ -143,3 +143,24 @@ def _train(options):
             rooms=options.rooms, prepared=options.manifest, start=start,
         )  # fmt: skip
     return 0 if finished else 130
+
+
+def add_report(commands):
+    added = command(commands, "report", _report, "Write one page about a run, to read and to listen to.")
+    added.add_argument("folder", metavar="RUN", help="folder of a training run")
+    added.add_argument("-o", "--output", metavar="FILE", help="the page; report.html in the run's folder by default")
+    added.add_argument("--baselines", metavar="FILE", help="scores of other methods (tests/benchmarks/baselines.py)")
+    added.add_argument("--mixtures", type=int, default=25, help="for each input SNR")
+    added.add_argument("--seconds", type=float, default=3.0, help="length of a mixture")
+    add_computing(added)
+
+
+def _report(options):
+    from tasnet_np.report import report
+
+    if options.mixtures < 1 or not 0 < options.seconds < 60:
+        raise UserError(f"--mixtures {options.mixtures}, --seconds {options.seconds}: give at least 1, and below 60")
+    compute_as(options)
+    how = {"baselines": options.baselines, "per_snr": options.mixtures, "seconds": options.seconds}
+    print(report(options.folder, options.output, **how))
+    return 0

@@ -28,6 +28,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+try:
+    import resource
+except ImportError:  # Windows has none
+    resource = None
+
 from tasnet_np import checkpoint, layouts, manifest
 from tasnet_np.augment import Augmentation
 from tasnet_np.corpus import CACHE_BYTES, Store, open_corpus
@@ -515,13 +520,21 @@ def _run(out, trainer, recordings, corpora, clock, *, workers, quiet):
 def _validate_and_save(out, trainer, clock, validation, log, progress):
     began = clock.now()
     record, is_best = trainer.validate(validation)
-    log.write(record)
+    log.write(record | {"peak_mb": peak_memory_mb()})
     progress.validated(record)
     if is_best:
         trainer.save_model(out / "best.npz")
     trainer.seconds = clock.now()
     trainer.save(out / "last.npz")
     clock.end_validation(began)
+
+
+def peak_memory_mb():
+    """Largest resident memory of this process so far, in MB; None where the system does not say."""
+    if resource is None:
+        return None
+    unit = 1e6 if sys.platform == "darwin" else 1e3  # bytes there, kilobytes elsewhere
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
 
 
 def _describe(out, recordings, config, quiet):

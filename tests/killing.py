@@ -11,7 +11,7 @@ import time
 def records(out):
     """The lines of a run's log, without what the clock says."""
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in ("seconds", "fraction")} for line in lines]
+    return [{k: v for k, v in line.items() if k not in ("seconds", "fraction", "peak_mb")} for line in lines]
 
 
 def start(arguments):

@@ -34,7 +34,7 @@ def records(out):
 
 def history(out):
     """Everything that the log says but the time it took."""
-    times = ("seconds", "fraction")
+    times = ("seconds", "fraction", "peak_mb")
     return [{k: v for k, v in record.items() if k not in times} for record in records(out)]
 
 
