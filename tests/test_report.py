@@ -81,7 +81,7 @@ def test_the_mixtures_are_of_held_out_recordings_and_always_the_same(run):
 
 def test_players_hold_the_example_that_is_named(run, page):
     batches = held_out_mixtures(run, per_snr=3, seconds=1.0)
-    mixtures = {html.escape(name): batch.mixture[i] for batch in batches for i, name in enumerate(batch.names)}
+    mixtures = [(html.escape(name), batch.mixture[i]) for batch in batches for i, name in enumerate(batch.names)]
     text = text_of(page)
     players = re.findall(r'<audio[^>]*aria-label="(\w+): ([\w ]+)" src="data:audio/wav;base64,([^"]+)"', text)
     assert [label for label, *_ in players] == ["Best"] * 4 + ["Median"] * 4 + ["Worst"] * 4
@@ -92,7 +92,8 @@ def test_players_hold_the_example_that_is_named(run, page):
         noisy, denoised, clean, removed = (
             soundfile.read(io.BytesIO(base64.b64decode(data)))[0] for _, _, data in players[4 * i : 4 * i + 4]
         )
-        assert np.corrcoef(noisy, mixtures[name])[0, 1] > 0.99999  # lowered where it would clip
+        alike = [np.corrcoef(noisy, mixture)[0, 1] for other, mixture in mixtures if other == name]
+        assert max(alike) > 0.99999  # lowered where it would clip
         assert si_snr(denoised, clean) - si_snr(noisy, clean) == pytest.approx(float(gain), abs=0.1)
         assert np.corrcoef(denoised + removed, noisy)[0, 1] > 0.9
 
@@ -156,7 +157,7 @@ PROBE = """
 const problems = [];
 addEventListener("error", event => problems.push(String(event.message)), true);
 const ready = player => new Promise(resolve => {
-  if (player.readyState >= 1) return resolve();
+  if (player.readyState >= 1 || player.error) return resolve();
   player.addEventListener("loadedmetadata", resolve); player.addEventListener("error", resolve); });
 const spread = image => {
   const canvas = Object.assign(document.createElement("canvas"), {width: 64, height: 64});
