@@ -454,6 +454,7 @@ class _Clock:
         self.step_seconds = 0.0  # longest of the last steps
         self.ending_seconds = 0.0  # the last validation, with its checkpoint
         self.validated = False  # whether that was measured
+        self.warm = False  # whether a step was done
 
     def now(self):
         return time.monotonic() - self.started
@@ -475,6 +476,9 @@ class _Clock:
 
     def end_step(self, trainer, recipe):
         took = self.now() - trainer.seconds
+        if not self.warm:  # the first step may have waited for the compiler
+            self.warm = True
+            return
         self.step_seconds = max(took, 0.9 * self.step_seconds)
         if not self.validated:  # forward only, about a third of a step for each example
             examples = len(VALIDATION_SNRS_DB) * recipe.validation_mixtures
