@@ -29,10 +29,10 @@ def recipe():
     return importlib.import_module("recipe")
 
 
-def voice_in_hiss(snr_db):
-    """A voice that comes and goes, and white noise."""
+def voice_in_hiss(snr_db, level=0.0):
+    """A voice that comes and goes (the higher the level, the shorter it stays), and white noise."""
     time = np.arange(3 * RATE) / RATE
-    voice = sum(np.sin(2 * np.pi * 150 * k * time) / k for k in range(1, 15)) * (np.sin(2 * np.pi * 1.5 * time) > 0)
+    voice = sum(np.sin(2 * np.pi * 150 * k * time) / k for k in range(1, 15)) * (np.sin(2 * np.pi * 1.5 * time) > level)
     noise = np.random.default_rng(0).standard_normal(len(time))
     noise *= np.linalg.norm(voice) / np.linalg.norm(noise) / 10 ** (snr_db / 20)
     return voice, voice + noise
@@ -68,12 +68,13 @@ def test_the_filters_improve_a_voice_in_hiss(baselines, name):
 def test_spectral_gating_lowers_the_noise_in_pauses(baselines):
     if not importlib.util.find_spec("noisereduce") and not os.environ.get("TASNET_REQUIRE_PEERS"):
         pytest.skip("noisereduce is not installed: pip install '.[peers]'")
-    voice, mixture = voice_in_hiss(5)
+    voice, mixture = voice_in_hiss(5, level=0.95)
     out = baselines.METHODS["spectral gating"](mixture, RATE)
     pause = voice == 0
     assert out.shape == mixture.shape
     assert np.mean(out[pause] ** 2) < 0.5 * np.mean(mixture[pause] ** 2)
-    assert np.mean(out[~pause] ** 2) > 0.5 * np.mean(voice[~pause] ** 2)
+    left = [np.mean(out[where] ** 2) / np.mean(mixture[where] ** 2) for where in (pause, ~pause)]
+    assert left[1] > 2 * left[0]
 
 
 def test_improvements_are_by_mixture(baselines):
@@ -123,6 +124,6 @@ def test_a_short_series(recipe, recordings, tmp_path, monkeypatch, capsys):
     assert "| default | 1 |" in printed and "| wide | 1 |" in printed and "| half | 1 |" in printed
     runs = json.loads((tmp_path / "results.json").read_text())["runs"]
     assert [row["recipe"] for row in runs] == ["default", "wide"]
-    assert all(row["steps"] > 1 and row["seconds"] < 60 for row in runs)
+    assert all(row["steps"] >= 1 and row["seconds"] < 60 for row in runs)
     recipe.main(arguments)
     assert json.loads((tmp_path / "results.json").read_text())["runs"] == runs
