@@ -78,6 +78,7 @@ class Blocks:
         with self._opened() as file:
             self.rate, self.channels = file.samplerate, file.channels
             self.format, self.subtype = file.format, file.subtype
+            self.frames = file.frames  # by the header
 
     def __iter__(self):
         frames = 0
@@ -103,6 +104,23 @@ class Blocks:
         except (sf.SoundFileError, TypeError) as error:  # TypeError: a suffix of headerless files
             reason = getattr(error, "error_string", error)
             raise UserError(f"{path}: not readable as audio ({reason}); convert it to WAV") from error
+
+    def part(self, start, stop):
+        """The samples (channels, stop - start) between two places, without reading what is before.
+
+        Raises
+        ------
+        UserError
+            The file ends before, or the samples are not finite.
+        """
+        with self._opened() as file:
+            file.seek(min(start, file.frames))
+            samples = np.ascontiguousarray(file.read(stop - start, "float32", always_2d=True).T)
+        if samples.shape[1] < stop - start:
+            found = f"ends at sample {start + samples.shape[1]}, expected at least {stop}"
+            raise UserError(f"{self.path}: {found}; it has changed: prepare the recordings anew")
+        check_finite(self.path, samples)
+        return samples
 
 
 def _check_header(path):

@@ -21,6 +21,7 @@ from tasnet_np.files import UserError, atomic_path
 from tasnet_np.model import Config, ConvTasNet
 
 FORMAT, VERSION = "tasnet_np checkpoint", 1
+PRETRAINED = Path(__file__).parent / "pretrained" / "small.npz"
 
 
 @dataclass
@@ -64,7 +65,7 @@ def load(file, path="fused"):
 
     Parameters
     ----------
-    file : an .npz file, or the folder of a training run: its best.npz, or last.npz before there is one
+    file : as for `find`
     path : which kernels the model runs, as in `ConvTasNet`
 
     Raises
@@ -74,15 +75,35 @@ def load(file, path="fused"):
     return read(file, path).model
 
 
-def read(file, path="fused"):
-    """Read a model together with what a training run stored beside it."""
+def find(file):
+    """The .npz file that a name stands for.
+
+    Parameters
+    ----------
+    file : an .npz file; the folder of a training run: its best.npz, or last.npz before there is one; or
+        "pretrained": the model that comes with the package
+
+    Raises
+    ------
+    UserError : a folder without a model, or a package without one
+    """
+    if str(file) == "pretrained":
+        if not PRETRAINED.exists():
+            raise UserError("pretrained: this installation comes without a model; train one and give --model RUN")
+        return PRETRAINED
     file = Path(file)
     if file.is_dir():
         names = [name for name in ("best.npz", "last.npz") if (file / name).exists()]
         if not names:
             raise UserError(f"{file}: has no best.npz or last.npz; give the folder of a training run")
         file = file / names[0]
-    entries = _entries(file)
+    return file
+
+
+def read(file, path="fused"):
+    """Read a model together with what a training run stored beside it."""
+    file = find(file)
+    entries = read_arrays(file)
     try:
         header = json.loads(str(entries.pop("header")))
         if header["format"] != FORMAT:
@@ -97,8 +118,13 @@ def read(file, path="fused"):
     return _build(file, header, entries, path)
 
 
-def _entries(file):
-    """All arrays of an .npz file."""
+def read_arrays(file):
+    """All arrays of an .npz file, by name.
+
+    Raises
+    ------
+    UserError : no such file; a damaged or foreign one
+    """
     try:
         with np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}

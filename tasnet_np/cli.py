@@ -1,4 +1,4 @@
-"""The command line: tasnet-np train, denoise, stream, live, evaluate, compare, info, gradcheck.
+"""The command line: tasnet-np prepare, train, report, denoise, stream, live, evaluate, compare, info, gradcheck.
 
 Exit status: 0 done; 1 a check failed; 2 a mistake in the input, told in one line; 130 stopped by Ctrl-C;
 141 the reader of the output has gone (what a shell reports for a program that SIGPIPE ended).
@@ -10,7 +10,9 @@ import json
 import os
 import sys
 
+from tasnet_np.cli_train import add_prepare, add_report, add_train
 from tasnet_np.files import UserError
+from tasnet_np.options import add_computing, announce_compiling, as_json, command, compute_as
 
 
 def main(arguments=None):
@@ -37,148 +39,108 @@ def _parser():
         prog="tasnet-np", description="Speech denoising with a Conv-TasNet written by hand."
     )
     commands = parser.add_subparsers(required=True, metavar="command")
-    for add in (_add_train, _add_denoise, _add_stream, _add_live, _add_evaluate, _add_compare, _add_info, _add_gradcheck):
+    for add in (
+        add_prepare, add_train, add_report, _add_denoise, _add_stream, _add_live, _add_evaluate, _add_compare, _add_info,
+        _add_gradcheck,
+    ):  # fmt: skip
         add(commands)
     return parser
 
 
-def _command(commands, name, run, summary):
-    command = commands.add_parser(
-        name, help=summary, description=summary, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    command.set_defaults(run=run)
-    return command
-
-
-def _add_computing(command):
-    """Options of the commands that run a network."""
-    group = command.add_argument_group("computing")
-    group.add_argument(
-        "--path", default="fused", help="reference (NumPy formulas), ops (one compiled op at a time) or fused"
-    )
-    group.add_argument("--threads", type=int, help="all cores by default")
-
-
-def _compute_as(options):
-    """Act on the options of `_add_computing`, and say what is about to be compiled."""
-    from tasnet_np.device import keep_freed_memory, set_threads
-
-    keep_freed_memory()
-    _announce_compiling()
-    if options.threads is not None:
-        set_threads(options.threads)
-
-
-def _announce_compiling():
-    from tasnet_np.device import announce_compiling
-
-    announce_compiling(lambda line: print(line, file=sys.stderr))
-
-
-def _add_train(commands):
-    command = _command(commands, "train", _train, "Train a denoiser on your own speech and noise.")
-    unset = argparse.SUPPRESS  # the default is the recipe's own
-    command.add_argument("--speech", metavar="DIR", help="clean speech, a folder per speaker")
-    command.add_argument("--noise", metavar="DIR", help="noise recordings")
-    command.add_argument("--out", metavar="RUN", required=True, help="folder for the run")
-    command.add_argument("--preset", default="small", help="small, paper or origin")
-    command.add_argument("--minutes", type=float, help="stop after so many minutes (10, if no --steps)")
-    command.add_argument("--steps", type=int, help="stop after so many steps")
-    command.add_argument("--resume", action="store_true", help="continue the run in --out")
-    _add_computing(command)
-    recipe = command.add_argument_group("recipe")
-    recipe.add_argument("--seed", type=int, default=unset, help="of weights, split and mixtures (0)")
-    recipe.add_argument("--batch", type=int, default=unset, help="mixtures per step (4)")
-    recipe.add_argument("--seconds", type=float, default=unset, help="length of a mixture (2)")
-    recipe.add_argument(
-        "--snr-db", type=float, nargs=2, metavar=("LOW", "HIGH"), default=unset, help="range (-5 15)"
-    )
-    recipe.add_argument("--learning-rate", type=float, default=unset, help="of Adam (0.001)")
-    recipe.add_argument("--weight-decay", type=float, default=unset, help="of Adam (0)")
-    recipe.add_argument("--clip", type=float, default=unset, help="largest gradient norm (5)")
-    recipe.add_argument("--noise-weight", type=float, default=unset, help="of the noise in the loss (1)")
-    recipe.add_argument("--validate-every", type=int, default=unset, help="steps (100)")
-    recipe.add_argument("--validation-mixtures", type=int, default=unset, help="per SNR (8)")
-    recipe.add_argument("--patience", type=int, default=unset, help="validations before halving (3)")
-    recipe.add_argument("--share", type=float, default=unset, help="held out for validation (0.2)")
-    recipe.add_argument(
-        "--hold-out", nargs="+", metavar="SPEAKER", default=unset, help="speakers to validate on"
-    )
-
-
-def _train(options):
-    from tasnet_np.model import Config
-    from tasnet_np.train import Recipe, resume, train
-
-    names = Recipe.__dataclass_fields__
-    chosen = {name: value for name, value in vars(options).items() if name in names}
-    limits = {"minutes": options.minutes, "steps": options.steps, "path": options.path}
-    _compute_as(options)
-    if options.resume:
-        if chosen or options.speech or options.noise:
-            raise UserError("--resume continues a run as it began: give only --out, --minutes, --steps")
-        finished = resume(options.out, **limits)
-    else:
-        if not options.speech or not options.noise:
-            raise UserError("--speech and --noise: give both folders (or --resume to continue a run)")
-        config, recipe = Config.preset(options.preset), Recipe(**chosen)
-        finished = train(options.speech, options.noise, options.out, config, recipe, **limits)
-    return 0 if finished else 130
-
-
 def _add_denoise(commands):
-    command = _command(commands, "denoise", _denoise, "Take the noise out of recordings.")
-    command.add_argument("inputs", nargs="+", metavar="IN", help="audio files and folders")
-    command.add_argument("--model", required=True, metavar="RUN", help="a run's folder, or an .npz file")
-    command.add_argument(
+    added = command(commands, "denoise", _denoise, "Take the noise out of recordings.")
+    added.add_argument("inputs", nargs="+", metavar="IN", help="audio files and folders")
+    added.add_argument(
+        "--model", default="pretrained", metavar="RUN", help="a run's folder, or an .npz file"
+    )
+    added.add_argument(
         "-o", "--output", required=True, metavar="OUT", help="a file for one input, else a folder"
     )
-    command.add_argument("--noise-out", metavar="OUT", help="the same for the background that was removed")
-    command.add_argument(
+    added.add_argument("--noise-out", metavar="OUT", help="the same for the background that was removed")
+    added.add_argument(
         "--segment-seconds",
         type=float,
         metavar="S",
         help="for models that are not causal, if memory is short: overlapping segments of S seconds; "
         "at 30 s, what they change is below -30 dB of the output",
     )
-    _add_computing(command)
+    added.add_argument("--plot", metavar="PICTURE", help="spectrograms before and after: a .png, .pdf or .svg for "
+                       "one input, else a folder")  # fmt: skip
+    added.add_argument("--json", action="store_true", help="print the files written as JSON")
+    added.add_argument("--quiet", action="store_true", help="no progress bar, no list of files")
+    add_computing(added)
 
 
 def _denoise(options):
     from tasnet_np.checkpoint import load
     from tasnet_np.denoise import denoise_files
 
-    _compute_as(options)
+    if options.plot:
+        from tasnet_np.plots import check_suffix
+
+        one = len(options.inputs) == 1 and not os.path.isdir(options.inputs[0])
+        check_suffix(options.plot if one else "a.png")
+    compute_as(options)
     written = denoise_files(
         options.inputs,
         load(options.model, options.path),
         options.output,
         noise_out=options.noise_out,
         segment_seconds=options.segment_seconds,
-        progress=sys.stderr.isatty(),
+        progress=sys.stderr.isatty() and not options.quiet,
     )
-    for path in written:
-        print(path)
+    if options.plot:
+        written += _plot_before_and_after(options, written)
+    if options.json:
+        print(json.dumps([str(path) for path in written], indent=1))
+    elif not options.quiet:
+        for path in written:
+            print(path)
     return 0
 
 
+def _plot_before_and_after(options, written):
+    """A picture for every recording denoised: the first channel before and after. Returns the pictures."""
+    from pathlib import Path
+
+    from tasnet_np.audio import find_audio, read
+    from tasnet_np.plots import spectrograms
+
+    sources = []
+    for path in map(Path, options.inputs):
+        sources += find_audio(path)[0] if path.is_dir() else [path]
+    per_source = 2 if options.noise_out else 1
+    one = len(options.inputs) == 1 and not os.path.isdir(options.inputs[0])
+    pictures = []
+    for source, first in zip(sources, range(0, len(written), per_source)):
+        recordings = {"before": read(source), "after": read(written[first])}
+        if per_source == 2:
+            recordings["removed"] = read(written[first + 1])
+        name = written[first].with_suffix(".png").name
+        picture = Path(options.plot) if one else Path(options.plot, name)
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        spectrograms(picture, {title: r.samples[0] for title, r in recordings.items()}, recordings["before"].rate)
+        pictures.append(picture)
+    return pictures
+
+
 def _add_stream(commands):
-    command = _command(
+    added = command(
         commands, "stream", _stream, "Take the noise out of sound in a pipe: standard input to standard output."
     )
-    _add_streaming(command)
-    command.add_argument("--source", default="speech", help="speech or noise: what to let through")
-    command.add_argument("--raw", metavar="ENCODING", help="samples without a WAV header: s16le, f32le, ...")
-    command.add_argument("--rate", type=int, help="of raw samples, in Hz; the model's by default")
-    command.add_argument("--channels", type=int, help="of raw samples; 1 by default")
-    command.add_argument("--block-ms", type=float, default=10.0, help="most sound taken in at once")
+    _add_streaming(added)
+    added.add_argument("--source", default="speech", help="speech or noise: what to let through")
+    added.add_argument("--raw", metavar="ENCODING", help="samples without a WAV header: s16le, f32le, ...")
+    added.add_argument("--rate", type=int, help="of raw samples, in Hz; the model's by default")
+    added.add_argument("--channels", type=int, help="of raw samples; 1 by default")
+    added.add_argument("--block-ms", type=float, default=10.0, help="most sound taken in at once")
 
 
-def _add_streaming(command):
+def _add_streaming(added):
     """Options of the commands that denoise sound as it arrives."""
-    command.add_argument("--model", required=True, metavar="RUN", help="a run's folder, or an .npz file")
-    command.add_argument("--no-level", action="store_true", help="leave the level as the network gives it")
-    command.add_argument(
+    added.add_argument("--model", required=True, metavar="RUN", help="a run's folder, or an .npz file")
+    added.add_argument("--no-level", action="store_true", help="leave the level as the network gives it")
+    added.add_argument(
         "--memory-seconds", type=float, default=float("inf"), help="time after which old sound is forgotten"
     )
 
@@ -187,7 +149,7 @@ def _stream(options):
     from tasnet_np.checkpoint import load
     from tasnet_np.pipe import run
 
-    _announce_compiling()
+    announce_compiling()
     for name, file in ("standard input", sys.stdin), ("standard output", sys.stdout):
         if file.isatty():
             example = "arecord -f S16_LE -r 8000 | tasnet-np stream --model RUN | aplay"
@@ -209,20 +171,20 @@ def _stream(options):
 
 
 def _add_live(commands):
-    command = _command(
+    added = command(
         commands, "live", _live, "Take the noise out of a microphone's sound and play it. Ctrl-C ends it."
     )
-    _add_streaming(command)
-    command.add_argument("--seconds", type=float, default=float("inf"), help="how long")
-    command.add_argument("--rate", type=int, help="of the sound device, in Hz; the model's by default")
-    command.add_argument("--block-ms", type=float, default=10.0, help="length of the device's blocks")
+    _add_streaming(added)
+    added.add_argument("--seconds", type=float, default=float("inf"), help="how long")
+    added.add_argument("--rate", type=int, help="of the sound device, in Hz; the model's by default")
+    added.add_argument("--block-ms", type=float, default=10.0, help="length of the device's blocks")
 
 
 def _live(options):
     from tasnet_np.checkpoint import load
     from tasnet_np.live import run
 
-    _announce_compiling()
+    announce_compiling()
     run(
         load(options.model),
         sys.stderr,
@@ -236,16 +198,17 @@ def _live(options):
 
 
 def _add_evaluate(commands):
-    command = _command(commands, "evaluate", _evaluate, "Measure a model on mixtures of known sources.")
-    command.add_argument("--model", required=True, metavar="RUN", help="a run's folder, or an .npz file")
-    command.add_argument("--speech", required=True, metavar="DIR", help="clean speech, a folder per speaker")
-    command.add_argument("--noise", required=True, metavar="DIR", help="noise recordings")
-    command.add_argument("--snr-db", type=float, nargs="+", default=[-5, 0, 5, 10, 15], help="input SNRs")
-    command.add_argument("--mixtures", type=int, default=25, help="for each SNR")
-    command.add_argument("--seconds", type=float, default=3.0, help="length of a mixture")
-    command.add_argument("--seed", type=int, default=1, help="of the mixtures")
-    command.add_argument("--json", action="store_true", help="print the numbers as JSON")
-    _add_computing(command)
+    added = command(commands, "evaluate", _evaluate, "Measure a model on mixtures of known sources.")
+    added.add_argument("--model", required=True, metavar="RUN", help="a run's folder, or an .npz file")
+    added.add_argument("--speech", metavar="DIR", help="clean speech; by default what the run held out")
+    added.add_argument("--noise", metavar="DIR", help="noise recordings; likewise")
+    added.add_argument("--snr-db", type=float, nargs="+", default=[-5, 0, 5, 10, 15], help="input SNRs")
+    added.add_argument("--mixtures", type=int, default=25, help="for each SNR")
+    added.add_argument("--seconds", type=float, default=3.0, help="length of a mixture")
+    added.add_argument("--seed", type=int, default=1, help="of the mixtures")
+    added.add_argument("--json", action="store_true", help="print the numbers as JSON")
+    added.add_argument("--quiet", action="store_true", help="no progress bar, no remarks")
+    add_computing(added)
 
 
 def _evaluate(options):
@@ -255,7 +218,9 @@ def _evaluate(options):
 
     if options.mixtures < 1 or not 0 < options.seconds < 3600:
         raise UserError(f"--mixtures {options.mixtures}, --seconds {options.seconds}: give positive numbers")
-    _compute_as(options)
+    if bool(options.speech) != bool(options.noise):
+        raise UserError("--speech, --noise: give both folders, or none to use what the run held out")
+    compute_as(options)
     model = load(options.model, options.path)
     rate = model.config.sample_rate
     batches = fixed_batches(
@@ -266,43 +231,42 @@ def _evaluate(options):
         per_snr=options.mixtures,
         seed=options.seed,
     )
-    rows = evaluate(model, batches)
-    print(_as_json(rows) if options.json else table(rows))
+    rows = evaluate(model, batches, rate=rate, progress=not options.quiet)
+    print(as_json(rows) if options.json else table(rows))
     return 0
 
 
-def _as_json(rows):
-    """JSON has no NaN: null stands for a value that does not exist."""
-    return json.dumps([{k: None if v != v else v for k, v in row.items()} for row in rows], indent=1)
-
-
 def _unheard(options, rate):
-    """The recordings to evaluate on: all of them, or what a run held out if it trained on these folders."""
+    """The recordings to evaluate on: what a run held out, or all of two folders that it did not train on."""
     from pathlib import Path
 
-    from tasnet_np.data import load_corpus, split
+    from tasnet_np.corpus import Store, load_corpus, open_corpus
+    from tasnet_np.manifest import load
     from tasnet_np.train import read_run
 
-    corpus, problems = load_corpus(options.speech, options.noise, rate)
+    run = Path(options.model) if Path(options.model).is_dir() else Path(options.model).parent
+    trained_on = None
+    if (run / "manifest.json").exists():
+        about = read_run(run)[2]
+        trained_on = [about["speech"], about["noise"]]
+    if not options.speech and trained_on is None:
+        raise UserError(f"{options.model}: is not a run that held recordings out; give --speech and --noise")
+    if not options.speech or [str(Path(f).resolve()) for f in (options.speech, options.noise)] == trained_on:
+        if not options.quiet:
+            print("using only the speakers and noises held out from training", file=sys.stderr)
+        return open_corpus(load(run / "manifest.json"), "validation", rate, Store())
+    corpus, problems = load_corpus(options.speech, options.noise, rate, progress=not options.quiet)
     for problem in problems:
         print(f"warning: {problem}", file=sys.stderr)
-    run = Path(options.model) if Path(options.model).is_dir() else Path(options.model).parent
-    if not (run / "config.json").exists():
-        return corpus
-    _, recipe, about, _ = read_run(run)
-    folders = {"speech": options.speech, "noise": options.noise}
-    if any(about[name] != str(Path(folder).resolve()) for name, folder in folders.items()):
-        return corpus
-    print("these folders were trained on: using only the speakers and noises held out", file=sys.stderr)
-    return split(corpus, seed=recipe.seed, hold_out=recipe.hold_out, share=recipe.share)[1]
+    return corpus
 
 
 def _add_compare(commands):
-    command = _command(commands, "compare", _compare, "Hold recordings against the clean speech in them.")
-    command.add_argument("files", nargs="+", metavar="FILE", help="the noisy one first, then denoised ones")
-    command.add_argument("--clean", required=True, metavar="FILE", help="the speech alone")
-    command.add_argument("--plot", metavar="PICTURE", help="draw their spectrograms (.png, .pdf, .svg)")
-    command.add_argument("--json", action="store_true", help="print the numbers as JSON")
+    added = command(commands, "compare", _compare, "Hold recordings against the clean speech in them.")
+    added.add_argument("files", nargs="+", metavar="FILE", help="the noisy one first, then denoised ones")
+    added.add_argument("--clean", required=True, metavar="FILE", help="the speech alone")
+    added.add_argument("--plot", metavar="PICTURE", help="draw their spectrograms (.png, .pdf, .svg)")
+    added.add_argument("--json", action="store_true", help="print the numbers as JSON")
 
 
 def _compare(options):
@@ -315,7 +279,7 @@ def _compare(options):
         first_channels = {str(recording.path): recording.samples[0] for recording in recordings}
         spectrograms(options.plot, first_channels, recordings[0].rate)
     if options.json:
-        print(_as_json(rows))
+        print(as_json(rows))
         return 0
     print(f"{'seconds':>8} {'level dBFS':>11} {'SI-SNR dB':>10} {'SI-SNRi dB':>11}  file")
     for row in rows:
@@ -327,10 +291,10 @@ def _compare(options):
 
 
 def _add_info(commands):
-    command = _command(commands, "info", _info, "Describe a model.")
-    command.add_argument("--model", metavar="RUN", help="a run's folder, or an .npz file")
-    command.add_argument("--preset", help="an untrained model instead: small, paper or origin")
-    command.add_argument("--seconds", type=float, default=10.0, help="length that the memory is for")
+    added = command(commands, "info", _info, "Describe a model.")
+    added.add_argument("--model", metavar="RUN", help="a run's folder, or an .npz file")
+    added.add_argument("--preset", help="an untrained model instead: small, paper or origin")
+    added.add_argument("--seconds", type=float, default=10.0, help="length that the memory is for")
 
 
 def _info(options):
@@ -353,7 +317,7 @@ def _computing_time(config):
     from tasnet_np.model import ConvTasNet
     from tasnet_np.pipe import time_streaming
 
-    _announce_compiling()
+    announce_compiling()
     timing = time_streaming(ConvTasNet(config))
     return (
         f"{1e3 * timing.quantile(0.5):.3f} ms per hop of {1e3 * timing.hop_seconds:g} ms in a stream, "
@@ -391,10 +355,10 @@ def describe(config, seconds):
 
 
 def _add_gradcheck(commands):
-    command = _command(
+    added = command(
         commands, "gradcheck", _gradcheck, "Check every hand-written gradient against finite differences."
     )
-    command.add_argument("--seed", type=int, default=0, help="of the random inputs")
+    added.add_argument("--seed", type=int, default=0, help="of the random inputs")
 
 
 def _gradcheck(options):

@@ -1,188 +1,28 @@
-"""From folders of recordings to training batches: speech and noise mixed at a known SNR."""
+"""From recordings to training batches: speech and noise mixed at a known SNR, varied, and ready in time."""
 
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
-from tasnet_np.audio import find_audio, read, resample, rms_db, seconds
+from tasnet_np.audio import at_level, rms_db
+from tasnet_np.augment import (
+    LOWEST_CUTOFF, SPEED_STEPS, Augmentation, change_speed, low_pass, overload, reverberate, synthetic_room,
+)  # fmt: skip
+from tasnet_np.corpus import Clip, Corpus, load_corpus, split
 from tasnet_np.files import UserError
 
-MAX_BYTES = 8 * 2**30  # the most that load_clips keeps in memory
-SILENCE_DB = -90.0  # below this (dBFS), less than the last of 16 bits, a recording is silent
+__all__ = [
+    "Batch", "Clip", "Corpus", "Mixer", "Prefetcher", "fixed_batches", "load_corpus", "mix", "noise_crop", "split", "utterance",
+]  # fmt: skip
+
+LEVEL_DB = -25.0  # dBFS: the RMS level of a mixture
 PAUSE_DB = 30.0  # a crop this far below its recording is a pause, not a source
 GAP_SECONDS = (0.1, 0.3)  # shortest and longest gap between the clips of an utterance
-ROOT_SPEAKER = "."  # speaker of the files that lie directly in the speech folder
-
-
-@dataclass(eq=False)
-class Clip:
-    """One mono recording in memory."""
-
-    name: str  # its path below the folder it was loaded from, with forward slashes
-    samples: np.ndarray  # (n,) float32
-
-    def __post_init__(self):
-        self.level_db = rms_db(self.samples)
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """Speech clips by speaker, and noise clips."""
-
-    speakers: dict[str, list[Clip]]
-    noises: list[Clip]
-
-
-def load_clips(folder, rate, *, progress=False):
-    """Read every audio file below a folder as a mono clip at one sample rate.
-
-    Channels are averaged. Everything is kept in memory, 4 bytes per sample: an hour at 8 kHz takes
-    115 MB. More than ``MAX_BYTES``, by the lengths in the headers, is refused before reading.
-
-    Parameters
-    ----------
-    folder : str or Path
-    rate : int
-        Sample rate of the clips in Hz.
-    progress : bool
-        Show a progress bar.
-
-    Returns
-    -------
-    clips : list of Clip
-        Sorted by path.
-    problems : list of str
-        One line for each broken or silent file, and one for all that are not audio; all skipped.
-
-    Raises
-    ------
-    UserError
-        The folder is missing, has no usable audio file, or holds more than fits.
-    """
-    folder = Path(folder)
-    paths, others = find_audio(folder)
-    _check_memory(folder, paths, rate)
-    clips, problems = [], []
-    if others:
-        problems.append(f"skipped {len(others)} non-audio files in {folder}, like {others[0].name}")
-    for path in tqdm(paths, desc=f"reading {folder}", unit="file", disable=not progress):
-        try:
-            clips.append(_load_clip(path, folder, rate))
-        except UserError as error:
-            problems.append(f"skipped {error}")
-    if not clips:
-        raise UserError(f"{folder}: none of its {len(paths)} audio files is usable; {problems[-1]}")
-    return clips, problems
-
-
-def _check_memory(folder, paths, rate):
-    needed = 4 * rate * sum(seconds(path) for path in paths)
-    if needed > MAX_BYTES:
-        found = f"{needed / 2**30:.3g} GiB of samples at {rate} Hz"
-        raise UserError(f"{folder}: {found}, more than {MAX_BYTES / 2**30:.3g}; use fewer files")
-
-
-def _load_clip(path, folder, rate):
-    recording = read(path)
-    mono = recording.samples.mean(axis=0)  # (n,)
-    clip = Clip(path.relative_to(folder).as_posix(), resample(mono, recording.rate, rate))
-    if clip.level_db < SILENCE_DB:
-        raise UserError(f"{path}: is silent ({clip.level_db:.0f} dBFS); remove or replace it")
-    return clip
-
-
-def load_corpus(speech_dir, noise_dir, rate, *, progress=False):
-    """Load speech, sorted into speakers, and noise.
-
-    A speaker is a folder directly in ``speech_dir``, whatever lies below it. Files directly in
-    ``speech_dir`` make one speaker called ``ROOT_SPEAKER``.
-
-    Parameters
-    ----------
-    speech_dir, noise_dir : str or Path
-        Neither may lie inside the other.
-    rate, progress
-        As in `load_clips`, whose limit holds for each of the two folders.
-
-    Returns
-    -------
-    corpus : Corpus
-    problems : list of str
-        Files that were skipped, one line each.
-
-    Raises
-    ------
-    UserError
-        As `load_clips`, or one folder lies inside the other.
-    """
-    speech, noise = Path(speech_dir).resolve(), Path(noise_dir).resolve()
-    if speech.is_relative_to(noise) or noise.is_relative_to(speech):
-        raise UserError(f"{noise_dir}: overlaps the speech folder {speech_dir}; keep them apart")
-    clips, speech_problems = load_clips(speech_dir, rate, progress=progress)
-    noises, noise_problems = load_clips(noise_dir, rate, progress=progress)
-    speakers = {}
-    for clip in clips:
-        speaker, slash, _ = clip.name.partition("/")
-        speakers.setdefault(speaker if slash else ROOT_SPEAKER, []).append(clip)
-    return Corpus(speakers, noises), speech_problems + noise_problems
-
-
-def split(corpus, *, seed, hold_out=(), share=0.2):
-    """Part a corpus into training and validation without sharing a speaker or a noise recording.
-
-    A single speaker cannot be parted from itself: then its clips are.
-
-    Parameters
-    ----------
-    corpus : Corpus
-    seed : int
-        The same seed gives the same split.
-    hold_out : sequence of str
-        The speakers to validate on. By default a random ``share`` of them.
-    share : float
-        Share of the speakers and of the noises held out, between 0 and 1; at least one of each.
-
-    Returns
-    -------
-    train, validation : Corpus
-
-    Raises
-    ------
-    UserError
-        An unknown speaker in ``hold_out``, a share or seed out of range, or too few speakers,
-        clips or noises for two sides.
-    """
-    if not 0 < share < 1 or seed < 0:
-        raise UserError(f"share {share}, seed {seed}: give between 0 and 1, and at least 0")
-    rng = np.random.default_rng(seed)
-    train_noises, held_noises = _part("noise recordings", corpus.noises, share, rng)
-    names = sorted(corpus.speakers)
-    if hold_out:
-        train_names = [name for name in names if name not in hold_out]
-        held_names = [name for name in names if name in hold_out]
-        if not train_names or len(held_names) < len(set(hold_out)):
-            asked, known = ", ".join(hold_out), ", ".join(names)
-            raise UserError(f"hold_out {asked}: name some, but not all, of the speakers {known}")
-    elif len(names) == 1:
-        clips, held_clips = _part("speech clips", corpus.speakers[names[0]], share, rng)
-        return Corpus({names[0]: clips}, train_noises), Corpus({names[0]: held_clips}, held_noises)
-    else:
-        train_names, held_names = _part("speakers", names, share, rng)
-    train = {name: corpus.speakers[name] for name in train_names}
-    held = {name: corpus.speakers[name] for name in held_names}
-    return Corpus(train, train_noises), Corpus(held, held_noises)
-
-
-def _part(what, items, share, rng):
-    """Hold out a random share of the items; both sides keep the order and get at least one."""
-    if len(items) < 2:
-        raise UserError(f"{what}: {len(items)} found; at least 2 are needed, one for validation")
-    count = min(max(1, round(share * len(items))), len(items) - 1)
-    held = set(rng.permutation(len(items))[:count].tolist())
-    kept = [item for i, item in enumerate(items) if i not in held]
-    return kept, [items[i] for i in sorted(held)]
+MORE_NOISE_DB = (-10.0, 0.0)  # level of every further noise against the first
+OVERLOADED = (0.001, 0.05)  # smallest and largest share of samples that clipping cuts off
+ATTEMPTS = 20  # draws for one example before recordings that cannot be used end the run
 
 
 def utterance(clips, samples, rng, rate):
@@ -190,7 +30,7 @@ def utterance(clips, samples, rng, rate):
 
     Parameters
     ----------
-    clips : list of Clip
+    clips : list of Clip or StoredClip
         All of one speaker.
     samples : int
         Length of the utterance.
@@ -205,12 +45,14 @@ def utterance(clips, samples, rng, rate):
     """
     shortest, longest = (round(gap * rate) for gap in GAP_SECONDS)
     clip = clips[rng.integers(len(clips))]
-    pieces, total, level_db = [clip.samples], len(clip.samples), clip.level_db
+    spoken = clip.part(rng)
+    pieces, total, level_db = [spoken], len(spoken), clip.level_db
     while total < samples:
         gap = np.zeros(rng.integers(shortest, longest + 1), np.float32)
         clip = clips[rng.integers(len(clips))]
-        pieces += [gap, clip.samples]
-        total += len(gap) + len(clip.samples)
+        spoken = clip.part(rng)
+        pieces += [gap, spoken]
+        total += len(gap) + len(spoken)
         level_db = max(level_db, clip.level_db)
     return _crop(np.concatenate(pieces), level_db, samples, rng)
 
@@ -220,7 +62,7 @@ def noise_crop(clip, samples, rng):
 
     Parameters
     ----------
-    clip : Clip
+    clip : Clip or StoredClip
     samples : int
     rng : numpy.random.Generator
 
@@ -228,11 +70,11 @@ def noise_crop(clip, samples, rng):
     -------
     ndarray, shape (samples,), float32
     """
-    length = len(clip.samples)
-    if length < samples:
-        start = rng.integers(length)
-        return np.take(clip.samples, np.arange(start, start + samples), mode="wrap")
-    return _crop(clip.samples, clip.level_db, samples, rng)
+    heard = clip.part(rng)
+    if len(heard) < samples:
+        start = rng.integers(len(heard))
+        return np.take(heard, np.arange(start, start + samples), mode="wrap")
+    return _crop(heard, clip.level_db, samples, rng)
 
 
 def _crop(signal, level_db, samples, rng):
@@ -247,7 +89,7 @@ def _crop(signal, level_db, samples, rng):
     return signal[start : start + samples]
 
 
-def mix(speech, noise, snr_db, level_db=-25.0):
+def mix(speech, noise, snr_db, level_db=LEVEL_DB):
     """Add noise to speech at a signal-to-noise ratio that holds for exactly these samples.
 
     The noise gets the gain ``sqrt(mean(speech^2) / mean(noise^2) / 10^(snr_db / 10))``, so that
@@ -297,12 +139,19 @@ class Batch:
 
     mixture: np.ndarray  # (B, n) float32
     sources: np.ndarray  # (B, 2, n) float32: speech, noise
-    snr_db: np.ndarray  # (B,) float64
+    snr_db: np.ndarray  # (B,) float64; +inf without noise, -inf without speech
     names: list[str]  # what each was mixed from
 
 
 class Mixer:
     """Endless random mixtures of a corpus. Each is a function of the seed and its number alone.
+
+    The mixture is the sum of its sources, but where it is clipped: the sources are not. Speech in a room counts
+    with its reverberation as the speech. In an example without noise (or speech) that source is all zeros, and the
+    mixture is the other one: the loss leaves a silent target out (`ops.si_snr`), so such an example teaches the
+    network to keep what is there as it is, and nothing about the silent output.
+
+    A recording that turns out to be unreadable or silent is passed over, and another one drawn.
 
     Parameters
     ----------
@@ -315,6 +164,7 @@ class Mixer:
         Lowest and highest SNR; drawn uniformly.
     seed : int
         0 or above.
+    augmentation : Augmentation
 
     Raises
     ------
@@ -322,7 +172,7 @@ class Mixer:
         The SNR range, the length or the seed makes no sense.
     """
 
-    def __init__(self, corpus, *, samples, rate, snr_db=(-5.0, 15.0), seed=0):
+    def __init__(self, corpus, *, samples, rate, snr_db=(-5.0, 15.0), seed=0, augmentation=Augmentation()):
         low, high = snr_db
         if not -np.inf < low <= high < np.inf:
             raise UserError(f"snr_db {low} to {high}: give the lower number first, both finite")
@@ -330,6 +180,7 @@ class Mixer:
             raise UserError(f"samples {samples}, seed {seed}: give at least 1 and at least 0")
         self.corpus, self.speakers = corpus, sorted(corpus.speakers)
         self.samples, self.rate, self.snr_db, self.seed = samples, rate, (low, high), seed
+        self.augmentation = augmentation
 
     def batch(self, step, size):
         """Batch number ``step``, of ``size`` examples: the same bits whenever it is asked for.
@@ -337,18 +188,152 @@ class Mixer:
         Returns
         -------
         Batch
+
+        Raises
+        ------
+        UserError
+            `ATTEMPTS` draws in a row gave nothing usable: the recordings have gone.
         """
         mixtures, sources, snrs_db, names = zip(*(self._example(step, i) for i in range(size)))
         return Batch(np.stack(mixtures), np.stack(sources), np.array(snrs_db), list(names))
 
     def _example(self, step, i):
         rng = np.random.default_rng([self.seed, step, i])
+        for _ in range(ATTEMPTS):
+            try:
+                if self.corpus.pairs and _happens(self.augmentation.pairs, rng):
+                    return self._recorded_pair(rng)
+                return self._mixed(rng)
+            except UserError as error:
+                problem = error
+        raise UserError(f"{ATTEMPTS} recordings in a row cannot be used, the last one: {problem}")
+
+    def _mixed(self, rng):
+        """Speech and noise of two recordings, or of more."""
+        a = self.augmentation
         speaker = self.speakers[rng.integers(len(self.speakers))]
         noise = self.corpus.noises[rng.integers(len(self.corpus.noises))]
         snr_db = rng.uniform(*self.snr_db)
-        speech = utterance(self.corpus.speakers[speaker], self.samples, rng, self.rate)
-        mixture, sources = mix(speech, noise_crop(noise, self.samples, rng), snr_db)
-        return mixture, sources, snr_db, f"{speaker} + {noise.name} at {snr_db:+.1f} dB"
+        clips = self.corpus.speakers[speaker]
+        sources = [
+            self._at_a_speed(lambda n: utterance(clips, n, rng, self.rate), rng),
+            self._at_a_speed(lambda n: noise_crop(noise, n, rng), rng),
+        ]
+        names = [noise.name]
+        for _ in range(rng.integers(a.noises) if a.noises > 1 else 0):
+            more = self.corpus.noises[rng.integers(len(self.corpus.noises))]
+            names.append(more.name)
+            level_db = rms_db(sources[1]) + rng.uniform(*MORE_NOISE_DB)
+            sources[1] = sources[1] + at_level(self._at_a_speed(lambda n: noise_crop(more, n, rng), rng), level_db)
+        if _happens(a.room, rng):
+            sources[0] = reverberate(sources[0], self._room(rng))
+        if _happens(a.band_limit, rng):
+            cutoff = rng.uniform(LOWEST_CUTOFF, 1)
+            sources = [low_pass(source, cutoff) for source in sources]
+        level_db = LEVEL_DB + (rng.uniform(-a.gain_db, a.gain_db) if a.gain_db else 0)
+        silent = self._silent(rng)
+        if silent is None:
+            mixture, sources = mix(*sources, snr_db, level_db)
+        else:
+            mixture, sources, snr_db = _only(sources, silent, level_db)
+        if _happens(a.clipping, rng):
+            mixture = overload(mixture, np.exp(rng.uniform(*np.log(OVERLOADED))))
+        return mixture, sources, snr_db, f"{speaker} + {' + '.join(names)} at {snr_db:+.1f} dB"
+
+    def _at_a_speed(self, draw, rng):
+        """`draw(n)` cut to the mixer's length, played faster or slower at random."""
+        range_ = round(self.augmentation.speed * SPEED_STEPS)
+        steps = SPEED_STEPS + (rng.integers(-range_, range_ + 1) if range_ else 0)
+        if steps == SPEED_STEPS:
+            return draw(self.samples)
+        return change_speed(draw(-(-self.samples * int(steps) // SPEED_STEPS)), int(steps))[: self.samples]
+
+    def _room(self, rng):
+        """A recorded room response where the corpus has some, else a synthetic one."""
+        rooms = self.corpus.rooms
+        return rooms[rng.integers(len(rooms))].part(rng) if rooms else synthetic_room(rng, self.rate)
+
+    def _silent(self, rng):
+        """Which source this example does without: 0 for speech, 1 for noise, or None."""
+        a = self.augmentation
+        if not a.noise_free + a.speech_free:
+            return None
+        draw = rng.random()
+        return 1 if draw < a.noise_free else 0 if draw < a.noise_free + a.speech_free else None
+
+    def _recorded_pair(self, rng):
+        """Pairs as they were recorded, joined until they are long enough, and cropped; brought to the usual level."""
+        pairs = self.corpus.pairs
+        chosen, total = [], 0
+        while total < self.samples:
+            clean, noise = pairs[rng.integers(len(pairs))]
+            piece = rng.integers(clean.pieces)
+            chosen.append((clean.name, np.stack([clean.piece(piece), noise.piece(piece)])))
+            total += chosen[-1][1].shape[1]
+        sources = np.concatenate([both for _, both in chosen], axis=1)
+        start = rng.integers(total - self.samples + 1)
+        sources = sources[:, start : start + self.samples]
+        snr_db = rms_db(sources[0]) - rms_db(sources[1])
+        if not np.isfinite(snr_db):
+            raise UserError(f"{chosen[0][0]}: is silent here, or has no noise")
+        mixture, sources = mix(*sources, snr_db)
+        return mixture, sources, snr_db, f"{' + '.join(name for name, _ in chosen)} as recorded at {snr_db:+.1f} dB"
+
+
+def _happens(probability, rng):
+    return probability > 0 and rng.random() < probability
+
+
+def _only(sources, silent, level_db):
+    """A mixture of one source, the other one silent."""
+    sources = np.stack(sources).astype(np.float32)
+    sources[silent] = 0
+    kept = at_level(sources[1 - silent], level_db)
+    if not np.any(kept):
+        raise UserError("the only source is silent")
+    sources[1 - silent] = kept
+    return kept.copy(), sources, np.inf if silent == 1 else -np.inf
+
+
+class Prefetcher:
+    """The batches of a mixer, one after another, mixed in the background while the last one is worked on.
+
+    What comes out does not depend on `workers` or `ahead`.
+
+    Parameters
+    ----------
+    mixer : Mixer
+    size : int
+        Examples in a batch.
+    first : int
+        Number of the first batch.
+    ahead : int
+        Batches kept ready.
+    workers : int
+        Threads that mix.
+    """
+
+    def __init__(self, mixer, size, *, first=0, ahead=4, workers=1):
+        self.mixer, self.size = mixer, size
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="mixing")
+        self._next, self._ready = first, deque()
+        for _ in range(ahead):
+            self._order()
+
+    def _order(self):
+        self._ready.append(self._pool.submit(self.mixer.batch, self._next, self.size))
+        self._next += 1
+
+    def next(self):
+        """The next Batch; waits for it. Raises what `Mixer.batch` raised."""
+        self._order()
+        return self._ready.popleft().result()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._pool.shutdown(cancel_futures=True)
 
 
 def fixed_batches(corpus, *, samples, rate, snrs_db=(-5, 0, 5, 10), per_snr=8, seed=0):
@@ -366,7 +351,6 @@ def fixed_batches(corpus, *, samples, rate, snrs_db=(-5, 0, 5, 10), per_snr=8, s
     -------
     list of Batch
     """
-    return [
-        Mixer(corpus, samples=samples, rate=rate, snr_db=(snr, snr), seed=seed).batch(step, per_snr)
-        for step, snr in enumerate(snrs_db)
-    ]
+    common = {"samples": samples, "rate": rate, "seed": seed, "augmentation": Augmentation(pairs=0.0)}
+    mixers = [Mixer(corpus, snr_db=(snr, snr), **common) for snr in snrs_db]
+    return [mixer.batch(step, per_snr) for step, mixer in enumerate(mixers)]

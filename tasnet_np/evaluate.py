@@ -1,15 +1,29 @@
 """How much a model gains on mixtures whose sources are known, by input SNR."""
 
 import numpy as np
+from tqdm import tqdm
 
 from tasnet_np.audio import read, rms_db
 from tasnet_np.files import UserError
-from tasnet_np.metrics import si_snr
+from tasnet_np.level import fit_level
+from tasnet_np.metrics import PERCEPTUAL, perceptual_measures, sdr, si_snr, without_mean
 
 SOURCES = ("speech", "noise")
+MORE = {  # further measures of the speech, and their column heads
+    "sdr_db": "SDR", "sdri_db": "SDRi", "stoi_before": "STOI in", "stoi": "STOI", "estoi_before": "ESTOI in",
+    "estoi": "ESTOI", "pesq_before": "PESQ in", "pesq": "PESQ",
+}  # fmt: skip
 
 
-def evaluate(model, batches):
+def score(model, batch):
+    """SI-SNR of every mixture of a batch, in dB: {"before", "si_snr", "si_snri"} of shape (B, 2), and the estimates."""
+    estimates = model.forward(batch.mixture, keep=False)  # (B, 2, n)
+    before = si_snr(batch.mixture[:, None], batch.sources)  # (B, 2)
+    after = si_snr(estimates, batch.sources)  # (B, 2)
+    return {"before": before, "si_snr": after, "si_snri": after - before, "estimates": estimates}
+
+
+def evaluate(model, batches, *, rate=None, progress=False):
     """Mean SI-SNR of both sources, before and after the model, for each input SNR and for all.
 
     Parameters
@@ -18,6 +32,11 @@ def evaluate(model, batches):
         Has ``forward(mixture, keep=False)`` from (B, n) to (B, 2, n).
     batches : list of Batch
         As from `tasnet_np.data.fixed_batches`.
+    rate : int, optional
+        Hz. With it, the speech is measured at its level in the mixture, too: SDR, and STOI, ESTOI and PESQ where
+        their packages are installed (`pip install 'tasnet_np[metrics]'`).
+    progress : bool
+        Show a progress bar.
 
     Returns
     -------
@@ -26,7 +45,8 @@ def evaluate(model, batches):
         ``snr_db`` (the input SNR, "all" in the last row), ``mixtures`` (how many), and for each
         source, in dB, ``speech_unprocessed_db`` (SI-SNR of the mixture), ``speech_si_snr_db`` (of
         the model's estimate), ``speech_si_snri_db`` (the improvement); ``noise_...`` likewise.
-        A source that is silent in a mixture does not count there; a mean over nothing is NaN.
+        With a rate also ``speech_sdr_db``, ``speech_sdri_db``, and, if there, ``speech_stoi``, ``speech_stoi_before``
+        and so on. A source that is silent in a mixture does not count there; a mean over nothing is NaN.
 
     Raises
     ------
@@ -35,41 +55,62 @@ def evaluate(model, batches):
     """
     if not batches:
         raise UserError("batches: none given; at least one is needed")
-    before, after, snrs_db = [], [], []
-    for batch in batches:
-        estimates = model.forward(batch.mixture, keep=False)  # (B, 2, n)
-        before.append(si_snr(batch.mixture[:, None], batch.sources))  # (B, 2)
-        after.append(si_snr(estimates, batch.sources))  # (B, 2)
+    scores, snrs_db = [], []
+    for batch in tqdm(batches, desc="evaluating", unit="batch", disable=not progress, delay=2):
+        scored = score(model, batch)
+        estimates = scored.pop("estimates")
+        scores.append(scored | (_at_level(estimates, batch, rate) if rate else {}))
         snrs_db.append(batch.snr_db)  # (B,)
-    before, after, snrs_db = map(np.concatenate, (before, after, snrs_db))
-    rows = [_row(float(snr), before, after, snrs_db == snr) for snr in np.unique(snrs_db)]
-    return [*rows, _row("all", before, after, np.ones(len(snrs_db), bool))]
+    scores = {name: np.concatenate([scored[name] for scored in scores]) for name in scores[0]}
+    snrs_db = np.concatenate(snrs_db)
+    rows = [_row(float(snr), scores, snrs_db == snr) for snr in np.unique(snrs_db)]
+    return [*rows, _row("all", scores, np.ones(len(snrs_db), bool))]
 
 
-def _row(snr_db, before, after, chosen):
-    """Means over the chosen mixtures; before and after are (mixtures, 2)."""
+def _at_level(estimates, batch, rate):
+    """Measures of the speech, (B,) each, that depend on its level, which `fit_level` restores."""
+    gains = np.stack([fit_level(mixture, both) for mixture, both in zip(batch.mixture, estimates)])
+    speech = gains[:, :1] * without_mean(estimates[:, 0])  # (B, n)
+    clean = batch.sources[:, 0]
+    after = sdr(speech, clean)
+    measures = {"sdr_db": after, "sdri_db": after - sdr(batch.mixture, clean)}
+    for name, measure in perceptual_measures().items():
+        measures[f"{name}_before"] = np.array([measure(x, s, rate) for x, s in zip(batch.mixture, clean)])
+        measures[name] = np.array([measure(x, s, rate) for x, s in zip(speech, clean)])
+    return measures
+
+
+def _row(snr_db, scores, chosen):
+    """Means over the chosen mixtures."""
     row = {"snr_db": snr_db, "mixtures": int(chosen.sum())}
-    measures = {"unprocessed_db": before, "si_snr_db": after, "si_snri_db": after - before}
+    measures = {"unprocessed_db": "before", "si_snr_db": "si_snr", "si_snri_db": "si_snri"}
     for i, source in enumerate(SOURCES):
-        counted = chosen & ~np.isnan(before[:, i])  # not by `after`: a NaN of the model must show
-        for name, values in measures.items():
-            mean = values[counted, i].mean() if counted.any() else np.nan
+        counted = chosen & ~np.isnan(scores["before"][:, i])  # not by `si_snr`: a NaN of the model must show
+        for name, key in measures.items():
+            mean = scores[key][counted, i].mean() if counted.any() else np.nan
             row[f"{source}_{name}"] = float(mean)
+    for name in scores.keys() - measures.values():
+        values = scores[name][chosen & ~np.isnan(scores["before"][:, 0])]
+        values = values[np.isfinite(values)] if name.split("_")[0] in PERCEPTUAL else values
+        row[f"speech_{name}"] = float(values.mean()) if len(values) else np.nan
     return row
 
 
 def table(rows):
     """The rows of `evaluate` as aligned text; NaN is shown as "-"."""
+    basic = [f"{source}_{name}" for source in SOURCES for name in ("unprocessed_db", "si_snr_db", "si_snri_db")]
+    more = [key for key in MORE if f"speech_{key}" in rows[0]]
     lines = [
-        " " * 20 + "".join(f"{source + ' SI-SNR (dB)':>30}" for source in SOURCES),
-        f"{'SNR (dB)':>10}{'mixtures':>10}" + f"{'before':>10}{'after':>10}{'SI-SNRi':>10}" * 2,
-    ]
+        " " * 20 + "".join(f"{source + ' SI-SNR (dB)':>30}" for source in SOURCES) + ("speech at its level" if more else "").rjust(10 * len(more)),
+        f"{'SNR (dB)':>10}{'mixtures':>10}" + f"{'before':>10}{'after':>10}{'SI-SNRi':>10}" * 2
+        + "".join(f"{MORE[key]:>10}" for key in more),
+    ]  # fmt: skip
     for row in rows:
-        snr_db, mixtures, *values = row.values()
-        snr = snr_db if snr_db == "all" else f"{snr_db:.1f}"
+        snr = row["snr_db"] if row["snr_db"] == "all" else f"{row['snr_db']:.1f}"
+        values = [row[key] for key in (*basic, *(f"speech_{key}" for key in more))]
         cells = ["-" if np.isnan(value) else f"{value:.2f}" for value in values]
-        lines.append("".join(f"{cell:>10}" for cell in [snr, mixtures, *cells]))
-    return "\n".join(lines)
+        lines.append("".join(f"{cell:>10}" for cell in [snr, row["mixtures"], *cells]))
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def compare(clean, files):

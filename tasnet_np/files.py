@@ -3,8 +3,14 @@
 import contextlib
 import errno
 import os
+import re
 import secrets
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows has no flock: there, two programs in one folder are not noticed
+    fcntl = None
 
 
 class UserError(ValueError):
@@ -61,3 +67,34 @@ def _remedy(error):
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         return "create the folder first"
     return "choose a folder that you may write to"
+
+
+@contextlib.contextmanager
+def lock(folder):
+    """Have a folder to oneself. A killed program's lock goes with it, and no file is left.
+
+    Raises
+    ------
+    UserError
+        Another program holds it, or there is no such folder.
+    """
+    try:
+        handle = os.open(folder, os.O_RDONLY) if fcntl else None
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be used ({error.strerror}); create the folder first") from error
+    try:
+        if fcntl:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise UserError(f"{folder}: another run is writing there; wait for it, or choose another --out") from None
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def remove_temporaries(folder):
+    """Remove what `atomic_path` left in a folder when its program was killed. Only for the one who holds it."""
+    for path in Path(folder).iterdir():
+        if re.fullmatch(r"\.[0-9a-f]{16}(\.\w+)?", path.name):
+            path.unlink(missing_ok=True)

@@ -77,26 +77,37 @@ class NegativeSISNR(OpLayer):
 
     The order of the sources is fixed (speech, noise), so there is no permutation to search.
 
+    `mixture_weight` adds the SI-SNR of the estimates' sum against the targets' sum. SI-SNR leaves the level of
+    each estimate open; this term asks for levels at which they add up to the mixture (mixture consistency, as
+    a soft constraint: Wisdom et al. 2019 project onto it).
+
     Parameters
     ----------
-    weights : one weight per source, scaled here so that they sum to 1
+    weights : one weight per source
+    mixture_weight : of the sum; all weights are scaled here so that they sum to 1
     """
 
-    def __init__(self, weights=(1.0, 1.0), path="ops"):
+    def __init__(self, weights=(1.0, 1.0), path="ops", mixture_weight=0.0):
         super().__init__("si_snr", path=path)
-        weights = np.asarray(weights, np.float64)
+        weights = np.asarray([*weights, mixture_weight], np.float64)
         if weights.ndim != 1 or not (weights >= 0).all() or not weights.sum() > 0:
             raise ValueError(f"weights must be non-negative and not all zero, not {weights}")
-        self.weights = weights / weights.sum()
+        weights /= weights.sum()
+        self.sources = len(weights) - 1
+        self.with_sum = bool(weights[-1])
+        self.weights = weights if self.with_sum else weights[:-1]
 
     def forward(self, estimate, target, keep=True):
         """estimate, target (B, 2, samples) -> the loss, a float."""
-        if estimate.shape[1] != len(self.weights):
-            raise ValueError(f"{estimate.shape[1]} sources but {len(self.weights)} weights")
-        values = super().forward(estimate, keep=keep, target=target)  # (B, 2) dB
+        if estimate.shape[1] != self.sources:
+            raise ValueError(f"{estimate.shape[1]} sources but {self.sources} weights")
+        if self.with_sum:
+            estimate, target = (np.concatenate([x, x.sum(1, keepdims=True)], 1) for x in (estimate, target))
+        values = super().forward(estimate, keep=keep, target=target)  # (B, 2 or 3) dB
         self._dvalues = np.tile(-self.weights / len(values), (len(values), 1)).astype(values.dtype)
         return float(-(values @ self.weights).mean())
 
     def backward(self):
         """The gradient of the estimate, (B, 2, samples)."""
-        return super().backward(self._dvalues)
+        gradient = super().backward(self._dvalues)
+        return gradient[:, :-1] + gradient[:, -1:] if self.with_sum else gradient

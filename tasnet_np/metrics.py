@@ -4,11 +4,16 @@ All measures run over the last axis, in float64, and accept any leading axes tha
 (B, 2, samples) compare with a mixture (B, 1, samples).
 """
 
+import warnings
+
 import numpy as np
 
+from tasnet_np.audio import resample
 from tasnet_np.files import UserError
 
 EPS = 1e-8  # keeps the SI-SNR within +-80 dB
+PERCEPTUAL = ("stoi", "estoi", "pesq")  # from packages of the extra `metrics`
+PESQ_MODES = {8000: "nb", 16000: "wb"}  # its two sample rates; others are resampled to the higher one
 
 
 def si_snr(estimate, target):
@@ -77,6 +82,53 @@ def sdr(estimate, target):
 def sdr_improvement(estimate, target, mixture):
     """SDR of the estimate less that of the unprocessed mixture: SDRi, in dB."""
     return sdr(estimate, target) - sdr(mixture, target)
+
+
+def perceptual_measures():
+    """Functions (estimate (n,), target (n,), rate) -> float by name, of the packages that are installed.
+
+    STOI and ESTOI (Taal et al. 2011, Jensen and Taal 2016; package pystoi) lie between 0 and 1, PESQ (ITU-T P.862;
+    package pesq; narrow-band at 8 kHz, wide-band at 16 kHz) between 1 and 4.6. NaN where a package finds too
+    little speech to judge.
+    """
+    measures = {}
+    try:
+        from pystoi import stoi
+
+        measures |= {"stoi": _stoi(stoi, False), "estoi": _stoi(stoi, True)}
+    except ImportError:
+        pass
+    try:
+        import pesq
+
+        measures["pesq"] = _pesq(pesq)
+    except ImportError:
+        pass
+    return measures
+
+
+def _stoi(stoi, extended):
+    def measure(estimate, target, rate):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", RuntimeWarning)  # too few frames
+            try:
+                return float(stoi(target, estimate, rate, extended=extended))
+            except RuntimeWarning:
+                return np.nan
+
+    return measure
+
+
+def _pesq(package):
+    def measure(estimate, target, rate):
+        mode_rate = rate if rate in PESQ_MODES else 16000
+        estimate, target = (resample(np.asarray(x, np.float32), rate, mode_rate) for x in (estimate, target))
+        try:
+            return float(package.pesq(mode_rate, target, estimate, PESQ_MODES[mode_rate]))
+        except (package.PesqError, ZeroDivisionError):
+            return np.nan
+
+    return measure
 
 
 def without_mean(x):

@@ -4,6 +4,7 @@ All of them change arrays in place: `params` and `grads` are dicts with the same
 Letters are those of the papers: theta for the parameters, g for the gradient, t for the step.
 """
 
+import contextlib
 import math
 
 import numpy as np
@@ -152,3 +153,69 @@ class HalveOnPlateau:
     def restore(self, numbers):
         """Continue from what `state` returned."""
         self.best, self.waited = numbers["best"], numbers["waited"]
+
+
+def warm_up_and_cosine(rate, step, fraction, *, warmup=0, floor=0.01):
+    """Learning rate of a run that ends: a straight rise, then half a cosine down to its end.
+
+    rate * min(1, (step + 1) / warmup) * (floor + (1 - floor) * (1 + cos(pi * fraction)) / 2)
+
+    Parameters
+    ----------
+    rate : float
+        The highest rate.
+    step : int
+        Steps done so far.
+    fraction : float
+        How much of the run is over, from 0 to 1; of its steps or of its time.
+    warmup : int
+        Steps of the rise.
+    floor : float
+        The last rate as a share of the highest (Loshchilov and Hutter 2017, Eq. 5, with one cycle).
+    """
+    rise = min(1.0, (step + 1) / warmup) if warmup else 1.0
+    fall = (1 + math.cos(math.pi * min(max(fraction, 0.0), 1.0))) / 2
+    return rate * rise * (floor + (1 - floor) * fall)
+
+
+class WeightAverage:
+    """Exponential moving average of the parameters: a smoother model than the last step's.
+
+    average <- d * average + (1 - d) * theta,      d = min(decay, (1 + t) / (10 + t)) at update t
+
+    The smaller d of the first updates forgets the random start (Tarvainen and Valpola 2017).
+    With `decay` 0 the average is the parameters themselves.
+    """
+
+    def __init__(self, params, decay):
+        self.params, self.decay, self.updates = params, decay, 0
+        self.average = {name: theta.copy() for name, theta in params.items()} if decay else {}
+
+    def update(self):
+        """Take the parameters in, after a step."""
+        self.updates += 1
+        d = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        for name, average in self.average.items():
+            average += average.dtype.type(1 - d) * (self.params[name] - average)
+
+    @contextlib.contextmanager
+    def applied(self):
+        """Meanwhile the parameters hold the average; afterwards, to the bit, what they held before."""
+        before = {name: self.params[name].copy() for name in self.average}
+        for name, average in self.average.items():
+            self.params[name][...] = average
+        try:
+            yield
+        finally:
+            for name, theta in before.items():
+                self.params[name][...] = theta
+
+    def state(self):
+        """What a checkpoint has to hold: a number and arrays, by name."""
+        return self.updates, {f"average.{name}": array for name, array in self.average.items()}
+
+    def restore(self, updates, arrays):
+        """Continue from what `state` returned."""
+        self.updates = updates
+        for name, average in self.average.items():
+            average[...] = arrays[f"average.{name}"]

@@ -44,8 +44,8 @@ def spectrograms(path, signals, rate):
     levels_db = {title: spectrogram(signal, rate) for title, signal in signals.items()}
     top_db = max(level_db.max() for level_db in levels_db.values())
 
-    figure = _figure(height=0.8 + 2.0 * len(signals))
-    axes = figure.subplots(len(signals), sharex=True, squeeze=False)[:, 0]
+    drawing = figure(width=8, height=0.8 + 2.0 * len(signals))
+    axes = drawing.subplots(len(signals), sharex=True, squeeze=False)[:, 0]
     for ax, (title, level_db) in zip(axes, levels_db.items()):
         image = ax.imshow(
             level_db,
@@ -59,9 +59,9 @@ def spectrograms(path, signals, rate):
         ax.set_title(title, loc="left")
         ax.set_ylabel("frequency (kHz)")
     axes[-1].set_xlabel("time (s)")
-    figure.colorbar(image, ax=axes, label="level (dB re full-scale sine)")
-    _save(figure, path)
-    return figure
+    drawing.colorbar(image, ax=axes, label="level (dB re full-scale sine)")
+    _save(drawing, path)
+    return drawing
 
 
 def spectrogram(signal, rate):
@@ -113,8 +113,8 @@ def learning_curves(path, records):
     if not training and not validation:
         raise UserError(f"{path}: nothing to draw, the log has no step yet; train for longer")
 
-    figure = _figure(height=5.0)
-    loss, improvement = figure.subplots(2, sharex=True)
+    drawing = figure(width=8, height=5.0)
+    loss, improvement = drawing.subplots(2, sharex=True)
     steps = [record["step"] for record in training]
     loss.plot(steps, [record["loss"] for record in training], color="tab:gray", linewidth=0.8)
     loss.set_ylabel("training loss (dB)")
@@ -127,22 +127,77 @@ def learning_curves(path, records):
     improvement.set_xlabel("step")
     for ax in (loss, improvement):
         ax.grid(alpha=0.3)
-    _save(figure, path)
-    return figure
+    _save(drawing, path)
+    return drawing
 
 
-def _figure(height):
-    """An empty figure; not made by pyplot, which would keep it and look for a screen."""
+def figure(width=5.6, height=3.2):
+    """An empty figure, sizes in inches; not made by pyplot, which would keep it and look for a screen."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(8, height), layout="constrained")
+    return Figure(figsize=(width, height), layout="constrained")
 
 
-def _save(figure, path):
-    """Write the figure in the format of the path's suffix."""
-    suffix = Path(path).suffix[1:].lower()
-    formats = figure.canvas.get_supported_filetypes()
-    if suffix not in formats:
+def check_suffix(path):
+    """Refuse a path that is not that of a picture."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    if Path(path).suffix[1:].lower() not in FigureCanvasAgg.get_supported_filetypes():
         raise UserError(f"{path}: not a kind of picture; use .png, .pdf or .svg")
+
+
+def _save(drawing, path):
+    """Write the figure in the format of the path's suffix."""
+    check_suffix(path)
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=150)
+        drawing.savefig(temporary, dpi=150)
+
+
+def recordings(path, manifest):
+    """Draw what a corpus consists of: lengths, levels, hours by speaker, sample rates.
+
+    Parameters
+    ----------
+    path : str or Path
+        The picture to write: .png, .pdf, .svg.
+    manifest : Manifest
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    drawing = figure(width=8, height=6.0)
+    (lengths, levels), (speakers, rates) = drawing.subplots(2, 2)
+    kinds = [kind for kind in ("speech", "noise", "pair", "room") if any(e.kind == kind for e in manifest.entries)]
+    for kind in kinds:
+        entries = [entry for entry in manifest.entries if entry.kind == kind]
+        seconds = np.log10([entry.seconds for entry in entries])
+        lengths.hist(seconds, bins=30, alpha=0.6, label=kind)
+        measured = [entry.level_db for entry in entries if entry.level_db is not None]
+        levels.hist(measured, bins=30, alpha=0.6, label=kind)
+    low, high = (int(f(value)) for f, value in zip((np.floor, np.ceil), lengths.get_xlim()))
+    ticks = list(range(low, high + 1))
+    lengths.set_xticks(ticks, [f"{10.0**tick:g}" for tick in ticks])
+    lengths.set(xlabel="length (s)", ylabel="recordings")
+    levels.set(xlabel="level (dBFS)", ylabel="recordings")
+    minutes = {}
+    for entry in manifest.entries:
+        if entry.kind in ("speech", "pair"):
+            key = (entry.part, entry.speaker)
+            minutes[key] = minutes.get(key, 0.0) + entry.seconds / 60
+    for part in sorted({part for part, _ in minutes}):
+        shown = sorted((m for (p, _), m in minutes.items() if p == part), reverse=True)
+        speakers.plot(range(1, len(shown) + 1), shown, "o-", markersize=3, label=part)
+    speakers.set(xlabel="speakers, from most to least", ylabel="minutes", ylim=(0, None))
+    found = sorted({entry.rate for entry in manifest.entries})
+    bottom = np.zeros(len(found))
+    for kind in kinds:
+        counts = np.array([sum(e.rate == rate and e.kind == kind for e in manifest.entries) for rate in found])
+        rates.bar([f"{rate / 1000:g}" for rate in found], counts, bottom=bottom, label=kind)
+        bottom += counts
+    rates.set(xlabel="sample rate (kHz)", ylabel="recordings")
+    for ax in (lengths, levels, speakers, rates):
+        ax.legend()
+        ax.grid(alpha=0.3)
+    _save(drawing, path)
+    return drawing

@@ -11,6 +11,7 @@ import pytest
 import soundfile
 
 import tasnet_np
+from tasnet_np import manifest
 from tasnet_np.cli import main
 from tasnet_np.metrics import si_snr
 from tasnet_np.model import Config, ConvTasNet
@@ -104,7 +105,8 @@ def test_train_denoise_evaluate_from_the_shell(recordings, tmp_path, capsys):
     folders = ["--speech", str(recordings / "speech"), "--noise", str(recordings / "noise")]
     recipe = ["--seconds", "0.2", "--batch", "2", "--validate-every", "5", "--validation-mixtures", "1"]
     assert main(["train", *folders, "--out", str(out), "--steps", "6", *recipe, "--hold-out", "bass"]) == 0
-    assert list(json.loads((out / "config.json").read_text())["data"]["validation"]["speakers"]) == ["bass"]
+    validation = manifest.load(out / "manifest.json").part("validation", "speech")
+    assert {entry.speaker for entry in validation} == {"bass"}
     assert main(["train", "--out", str(out), "--resume", "--steps", "8"]) == 0
     capsys.readouterr()
 
@@ -290,3 +292,108 @@ def test_a_reader_that_goes_away_is_no_error():
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert done.stdout.startswith("op ")
     assert done.stderr == ""
+
+
+def test_prepare_prints_writes_and_draws(recordings, tmp_path, capsys):
+    folders = ["--speech", str(recordings / "speech"), "--noise", str(recordings / "noise")]
+    out, picture = tmp_path / "manifest.json", tmp_path / "picture.png"
+    assert main(["prepare", *folders, "--out", str(out), "--plot", str(picture), "--hold-out", "bass"]) == 0
+    printed = capsys.readouterr().out
+    assert "training   speech       6" in printed and "validation noise        1" in printed
+    assert "left out: 0 copies, 0 silent, 0 unreadable or broken" in printed
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert {e.speaker for e in manifest.load(out).part("validation", "speech")} == {"bass"}
+    run = tmp_path / "run"
+    recipe = ["--seconds", "0.2", "--batch", "1", "--validation-mixtures", "1", "--steps", "1", "--quiet"]
+    assert main(["train", "--manifest", str(out), "--out", str(run), *recipe]) == 0
+    printed = capsys.readouterr()
+    assert (printed.out, [line for line in printed.err.splitlines() if "compiling" not in line]) == ("", [])
+    assert {e.speaker for e in manifest.load(run / "manifest.json").part("validation", "speech")} == {"bass"}
+    assert main(["evaluate", "--model", str(run), "--mixtures", "1", "--seconds", "0.3", "--json", "--quiet"]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == "" and "speech_sdri_db" in json.loads(printed.out)[0]
+
+
+def test_prepare_of_a_known_layout_and_as_json(tmp_path, capsys):
+    for name in ("clean_train/p226_001", "clean_train/p227_001", "noise_train/a_1", "noise_train/b_1", "clean_test/p228_001"):
+        path = tmp_path / "corpus" / f"{name}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        seed = sum(map(ord, name))
+        soundfile.write(path, 0.1 * np.random.default_rng(seed).standard_normal(4000), 8000)
+    out = tmp_path / "m.json"
+    assert main(["prepare", str(tmp_path / "corpus"), "--out", str(out), "--json", "--headers-only"]) == 0
+    printed = capsys.readouterr()
+    parts = {(row["part"], row["kind"]): row["files"] for row in json.loads(printed.out)["parts"]}
+    assert parts == {
+        ("training", "speech"): 1, ("validation", "speech"): 1, ("test", "speech"): 1,
+        ("training", "noise"): 1, ("validation", "noise"): 1,
+    }  # fmt: skip
+    assert "clean-noise, 5 recordings" in printed.err
+
+
+def test_prepare_and_manifests_that_make_no_sense(capsys, recordings, tmp_path):
+    out = tmp_path / "m.json"
+    assert "give the folder of a corpus" in refused(capsys, "prepare", "--out", out)
+    assert "of no known layout" in refused(capsys, "prepare", recordings, "--out", out)
+    assert "no usable noise" in refused(capsys, "prepare", "--speech", recordings / "speech", "--out", out)
+    assert "no usable speech" in refused(capsys, "prepare", "--noise", recordings / "noise", "--out", out)
+    assert not out.exists()
+    train = ["train", "--out", tmp_path / "r"]
+    assert "cannot be read" in refused(capsys, *train, "--manifest", out)
+    assert "the manifest decides" in refused(capsys, *train, "--manifest", out, "--share", 0.3)
+    assert "or --manifest" in refused(capsys, *train, "--manifest", out, "--speech", recordings / "speech")
+    assert "--cache-mb 0" in refused(capsys, *train, "--manifest", out, "--cache-mb", 0)
+    assert not (tmp_path / "r").exists()
+
+
+def test_options_of_train_are_those_of_the_recipe():
+    """Every field is an option, and the help says the default that the field has."""
+    import dataclasses
+
+    from tasnet_np.cli_train import RECIPE
+
+    defaults = {field.name: field.default for field in dataclasses.fields(Recipe)}
+    for name, kind, text in RECIPE:
+        default = defaults.pop(name.replace("-", "_"))
+        assert type(default) is kind and text.endswith(f"({default})"), name
+    assert defaults.keys() == {"snr_db", "hold_out"}
+
+
+def test_denoise_draws_before_and_after(trained, noisy, tmp_path, capsys):
+    out, picture = tmp_path / "out.wav", tmp_path / "picture.png"
+    assert main(["denoise", str(noisy), "--model", str(trained), "-o", str(out), "--plot", str(picture), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [str(out), str(picture)]
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    folder = tmp_path / "in"
+    folder.mkdir()
+    shutil.copy(noisy, folder / "a.wav")
+    shutil.copy(noisy, folder / "b.wav")
+    many = ["denoise", str(folder), "--model", str(trained), "-o", str(tmp_path / "outs"), "--plot", str(tmp_path / "pics")]
+    assert main([*many, "--quiet"]) == 0
+    assert capsys.readouterr().out == ""
+    assert sorted(path.name for path in (tmp_path / "pics").iterdir()) == ["a.png", "b.png"]
+    before = everything_below(tmp_path)
+    plot = ["denoise", noisy, "--model", trained, "-o", tmp_path / "new.wav", "--plot", tmp_path / "x.txt"]
+    assert "not a kind of picture" in refused(capsys, *plot)
+    assert everything_below(tmp_path) == before
+
+
+def test_without_a_model_the_pretrained_one_is_used(trained, noisy, tmp_path, capsys, monkeypatch):
+    from tasnet_np import checkpoint
+
+    monkeypatch.setattr(checkpoint, "PRETRAINED", tmp_path / "none.npz")
+    line = refused(capsys, "denoise", noisy, "-o", tmp_path / "out.wav")
+    assert line == "error: pretrained: this installation comes without a model; train one and give --model RUN"
+    monkeypatch.setattr(checkpoint, "PRETRAINED", trained / "best.npz")
+    assert main(["denoise", str(noisy), "-o", str(tmp_path / "out.wav")]) == 0
+    assert soundfile.info(tmp_path / "out.wav").frames == 4000
+
+
+def test_train_from_a_model(recordings, trained, tmp_path, capsys):
+    folders = ["--speech", str(recordings / "speech"), "--noise", str(recordings / "noise"), "--quiet"]
+    recipe = ["--seconds", "0.2", "--batch", "1", "--validation-mixtures", "1", "--steps", "1"]
+    out = tmp_path / "run"
+    assert main(["train", *folders, "--from", str(trained), "--out", str(out), *recipe]) == 0
+    assert tasnet_np.load(out).config == CONFIG
+    words = refused(capsys, "train", *folders, "--from", trained, "--preset", "small", "--out", tmp_path / "r", *recipe)
+    assert "has another architecture" in words

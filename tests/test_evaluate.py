@@ -81,3 +81,22 @@ def test_table():
         "      10.0         2         -         -         -     80.00     10.00    -70.00",
         "       all         4     -5.00     20.00     25.00     42.50     10.00    -32.50",
     ]
+
+
+def test_with_a_rate_the_speech_is_measured_at_its_level():
+    """The stub is 500 times too loud and inverted; SDR sees it as `fit_level` restores it."""
+    rng = np.random.default_rng(0)
+    speech, noise, error = rng.standard_normal((3, 8000))
+    sources = np.stack([speech, noise])[None].astype(np.float32)
+    given = Batch(sources.sum(1), sources, np.zeros(1), ["made up"])
+
+    class Loud:
+        def forward(self, mixture, keep=True):
+            return np.stack([-500 * (speech + 0.1 * error), 1e-3 * noise])[None]
+
+    row, _ = evaluate(Loud(), [given], rate=8000)
+    assert row["speech_sdr_db"] == pytest.approx(20, abs=0.3)
+    assert row["speech_sdri_db"] == pytest.approx(20, abs=0.5)
+    head = table([row, row]).splitlines()[1]
+    assert head.split()[9:11] == ["SDR", "SDRi"]
+    assert "sdr_db" not in "".join(evaluate(Loud(), [given])[0])

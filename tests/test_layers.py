@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tasnet_np import metrics
 from tasnet_np.gradcheck import numerical_gradient, relative_error
 from tasnet_np.layers import PATHS, NegativeSISNR, OpLayer
 
@@ -78,3 +79,26 @@ def test_loss_weights_that_make_no_sense():
             NegativeSISNR(weights)
     with pytest.raises(ValueError, match="2 sources but 3 weights"):
         NegativeSISNR((1, 1, 1)).forward(np.zeros((1, 2, 9)), np.zeros((1, 2, 9)))
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_the_loss_with_mixture_consistency_and_its_gradient(path):
+    rng = np.random.default_rng(0)
+    x, target = rng.standard_normal((2, 3, 2, 30))
+    loss = NegativeSISNR((2, 1), path, mixture_weight=1)
+    si_snr = [metrics.si_snr(x, target), metrics.si_snr(x.sum(1), target.sum(1))[:, None]]
+    expected = -np.concatenate(si_snr, 1) @ [0.5, 0.25, 0.25]
+    assert loss.forward(x, target) == pytest.approx(expected.mean(), rel=1e-6)
+    gradient = loss.backward()
+    numerical = numerical_gradient(lambda: loss.forward(x, target, keep=False), x)
+    assert gradient.shape == x.shape and relative_error(gradient, numerical) < 1e-6
+
+
+def test_mixture_consistency_asks_for_one_level():
+    """Alone, each estimate may have any level; with the term, only levels that add up to the mixture are best."""
+    target = np.random.default_rng(0).standard_normal((1, 2, 500))
+    uneven = target * np.array([3.0, 1.0])[:, None]
+    plain, consistent = NegativeSISNR(), NegativeSISNR(mixture_weight=1)
+    assert plain.forward(uneven, target) == pytest.approx(plain.forward(target, target))
+    assert consistent.forward(uneven, target) > consistent.forward(target, target) + 10
+    assert consistent.forward(5 * target, target) == pytest.approx(consistent.forward(target, target))

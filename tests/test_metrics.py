@@ -1,10 +1,15 @@
 """The measures, against values worked out by hand."""
 
+import importlib.util
+import os
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tasnet_np import metrics
 from tasnet_np.files import UserError
 from tasnet_np.metrics import sdr, sdr_improvement, si_snr, si_snr_improvement, without_mean
 
@@ -111,3 +116,42 @@ def test_without_mean():
 def test_lengths_must_agree(measure, estimate, target):
     with pytest.raises(UserError, match="same number of samples"):
         measure(estimate, target)
+
+
+def needs(package):
+    if not importlib.util.find_spec(package):
+        if os.environ.get("TASNET_REQUIRE_PEERS"):
+            pytest.fail(f"{package} is missing: pip install '.[metrics]'")
+        pytest.skip(f"{package} is not installed: pip install '.[metrics]'")
+
+
+def speech_like(rate, seconds=3):
+    """A buzz with syllables, which PESQ takes for an utterance."""
+    time = np.arange(seconds * rate) / rate
+    voice = sum(np.sin(2 * np.pi * 140 * k * time) / k for k in range(1, 20))
+    return 0.1 * voice * (0.02 + np.maximum(0, np.sin(2 * np.pi * 3 * time)))
+
+
+@pytest.mark.parametrize("name, package, best", [("stoi", "pystoi", 1.0), ("estoi", "pystoi", 1.0), ("pesq", "pesq", 4.5)])
+@pytest.mark.parametrize("rate", [8000, 16000, 20000])
+def test_perceptual_measures_rank_noise(name, package, best, rate):
+    needs(package)
+    measure = metrics.perceptual_measures()[name]
+    speech = speech_like(rate)
+    noise = 0.1 * np.random.default_rng(0).standard_normal(len(speech))
+    clean, mild, heavy = (measure(speech + gain * noise, speech, rate) for gain in (0, 0.003, 0.5))
+    assert clean == pytest.approx(best, abs=0.2)
+    assert clean > mild > heavy
+
+
+def test_perceptual_measures_of_too_little_speech_are_nan():
+    needs("pystoi")
+    needs("pesq")
+    for name, measure in metrics.perceptual_measures().items():
+        assert np.isnan(measure(np.ones(400), np.zeros(400), 8000)), name
+
+
+def test_without_the_packages_there_are_no_perceptual_measures(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pystoi", None)
+    monkeypatch.setitem(sys.modules, "pesq", None)
+    assert metrics.perceptual_measures() == {}

@@ -1,9 +1,11 @@
 """Optimisers by hand; test_torch_parity.py compares them with PyTorch's, step by step."""
 
+import functools
+
 import numpy as np
 import pytest
 
-from tasnet_np.optim import SGD, Adam, HalveOnPlateau, clip_gradients
+from tasnet_np.optim import SGD, Adam, HalveOnPlateau, WeightAverage, clip_gradients, warm_up_and_cosine
 
 
 def test_sgd_with_momentum_by_hand():
@@ -62,3 +64,43 @@ def test_state_continues_with_the_same_bits(make):
         continued.step(g)
     np.testing.assert_array_equal(second["w"], whole["w"])
     assert continued.steps == 6
+
+
+def test_warm_up_and_cosine():
+    rate = functools.partial(warm_up_and_cosine, 0.5, floor=0.02)
+    assert rate(0, 0.0) == 0.5
+    assert rate(7, 0.5) == pytest.approx(0.5 * 0.51)
+    assert rate(7, 1.0) == rate(7, 1.3) == pytest.approx(0.01)
+    assert [rate(step, 0.0, warmup=4) for step in range(5)] == [0.125, 0.25, 0.375, 0.5, 0.5]
+    falling = [rate(9, fraction) for fraction in np.linspace(0, 1, 50)]
+    assert np.all(np.diff(falling) < 0)
+
+
+def test_the_average_of_weights_is_the_sum_it_stands_for():
+    theta = {"w": np.zeros(3, np.float32)}
+    average = WeightAverage(theta, 0.5)
+    values = [np.float32([1, 2, 3]) * k for k in range(1, 9)]
+    expected = np.zeros(3)
+    for t, value in enumerate(values, start=1):
+        theta["w"][...] = value
+        average.update()
+        d = min(0.5, (1 + t) / (10 + t))
+        expected = d * expected + (1 - d) * value
+    assert average.average["w"] == pytest.approx(expected, rel=1e-6)
+    before = theta["w"].copy()
+    with average.applied():
+        assert np.array_equal(theta["w"], average.average["w"])
+    assert np.array_equal(theta["w"], before)
+    updates, arrays = average.state()
+    other = WeightAverage({"w": before.copy()}, 0.5)
+    other.restore(updates, arrays)
+    assert other.updates == 8 and np.array_equal(other.average["w"], average.average["w"])
+
+
+def test_without_a_decay_there_is_no_average():
+    theta = {"w": np.ones(2)}
+    average = WeightAverage(theta, 0.0)
+    average.update()
+    with average.applied():
+        assert np.array_equal(theta["w"], np.ones(2))
+    assert average.state() == (1, {})

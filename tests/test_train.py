@@ -13,13 +13,15 @@ import numpy as np
 import pytest
 
 import tasnet_np
-from tasnet_np import UserError, checkpoint
+from tasnet_np import UserError, checkpoint, data, layouts, manifest
 from tasnet_np.data import Batch
+from tasnet_np.evaluate import evaluate
 from tasnet_np.model import Config, ConvTasNet
-from tasnet_np.train import Recipe, Trainer, read_run, resume, train
+from tasnet_np.optim import warm_up_and_cosine
+from tasnet_np.train import Recipe, Trainer, read_run, read_validation_set, resume, train
 
 CONFIG = Config(filters=16, filter_length=8, bottleneck=8, hidden=12, skip=8, blocks=2, repeats=1)
-RECIPE = Recipe(batch=2, seconds=0.2, validate_every=4, validation_mixtures=2, patience=0, learning_rate=0.02)
+RECIPE = Recipe(batch=2, seconds=0.2, validate_every=4, validation_mixtures=2, patience=0, learning_rate=0.02, schedule="plateau", warmup=3)
 
 
 def run(recordings, out, recipe=RECIPE, **limits):
@@ -32,7 +34,8 @@ def records(out):
 
 def history(out):
     """Everything that the log says but the time it took."""
-    return [{k: v for k, v in record.items() if k != "seconds"} for record in records(out)]
+    times = ("seconds", "fraction", "peak_mb")
+    return [{k: v for k, v in record.items() if k not in times} for record in records(out)]
 
 
 def assert_same_run(one, other):
@@ -50,7 +53,9 @@ def assert_same_run(one, other):
 def test_a_run_learns_and_writes_what_it_promises(recordings, tmp_path, capsys):
     out = tmp_path / "run"
     assert run(recordings, out, steps=60) is True
-    assert sorted(path.name for path in out.iterdir()) == ["best.npz", "config.json", "last.npz", "log.jsonl"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "best.npz", "config.json", "last.npz", "log.jsonl", "manifest.json", "validation.npz",
+    ]  # fmt: skip
     losses = [record["loss"] for record in records(out) if "loss" in record]
     assert len(losses) == 60
     assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 3
@@ -58,10 +63,11 @@ def test_a_run_learns_and_writes_what_it_promises(recordings, tmp_path, capsys):
     assert len(scores) == 15
     config, recipe, about, goal = read_run(out)
     assert (config, recipe, goal) == (CONFIG, RECIPE, {"minutes": None, "steps": 60})
-    training, validation = about["training"], about["validation"]
-    assert not set(training["speakers"]) & set(validation["speakers"])
-    assert not set(training["noises"]) & set(validation["noises"])
-    assert len(training["speakers"]) == 2 and len(validation["noises"]) == 1
+    recordings = manifest.load(out / "manifest.json")
+    training, validation = recordings.part("training"), recordings.part("validation")
+    assert not {e.path for e in training} & {e.path for e in validation}
+    assert len({e.speaker for e in training if e.kind == "speech"}) == 2
+    assert [e.kind for e in validation].count("noise") == 1
     printed = capsys.readouterr()
     assert "training: 6 clips of 2 speakers" in printed.out
     assert f"{CONFIG.parameter_count:,} parameters" in printed.out
@@ -76,7 +82,7 @@ def test_best_is_the_best_of_the_validations(recordings, tmp_path):
     best = max(scores, key=scores.get)
     shorter = tmp_path / "shorter"
     run(recordings, shorter, steps=best)
-    at_best, stored = checkpoint.load(shorter / "last.npz"), checkpoint.load(out)
+    at_best, stored = checkpoint.load(shorter), checkpoint.load(out)
     assert all(at_best.params[k].tobytes() == stored.params[k].tobytes() for k in stored.params)
 
 
@@ -92,9 +98,10 @@ def test_a_resumed_run_is_the_same_run(recordings, tmp_path, stops):
     # A stop between two validations adds one there; the steps are the same.
     assert [r for r in history(parts) if "loss" in r] == [r for r in history(whole) if "loss" in r]
     assert history(parts)[-1] == history(whole)[-1]
-    assert rates[0] == RECIPE.learning_rate
+    assert rates[0] == RECIPE.learning_rate / 3 and rates[2] == RECIPE.learning_rate  # warm-up
     a, b = (checkpoint.read(out / "last.npz") for out in (whole, parts))
     assert all(a.arrays[key].tobytes() == b.arrays[key].tobytes() for key in a.arrays)
+    assert any(key.startswith("average.") for key in a.arrays)
 
 
 def test_the_learning_rate_falls_on_a_plateau_and_stays_low_after_resuming(recordings, tmp_path):
@@ -133,10 +140,9 @@ def test_minutes_stop_a_run(recordings, tmp_path):
     out = tmp_path / "run"
     started = time.monotonic()
     assert run(recordings, out, minutes=0.02) is True
-    assert time.monotonic() - started > 1.2
+    assert time.monotonic() - started < 1.2 + 1.0  # in time, but for what a busy machine adds
     seconds = [record["seconds"] for record in records(out) if "loss" in record]
-    assert all(second < 1.2 for second in seconds[:-1])  # no step begins after the end
-    assert checkpoint.read(out / "last.npz").numbers["seconds"] >= 1.2
+    assert all(second < 1.2 for second in seconds)  # no step begins after the end
 
 
 def _started(recordings, out, *more):
@@ -152,7 +158,7 @@ def _started(recordings, out, *more):
 
 def test_ctrl_c_stops_cleanly_and_loses_nothing(recordings, tmp_path):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    process = _started(recordings, stopped, "--steps", "100000")
+    process = _started(recordings, stopped, "--steps", "100000", "--schedule", "plateau")
     process.send_signal(signal.SIGINT)
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -222,7 +228,7 @@ def test_resuming_needs_the_same_recordings(recordings, tmp_path):
     shutil.copytree(recordings, copied)
     run(copied, out, steps=1)
     (copied / "noise" / "4.wav").unlink()
-    with pytest.raises(UserError, match="not those that .* was trained on"):
+    with pytest.raises(UserError, match="4.wav: is gone, but .* was trained on it"):
         resume(out, steps=2)
 
 
@@ -260,3 +266,156 @@ def test_broken_recordings_are_skipped_with_a_warning(recordings, tmp_path, caps
     warnings = [line for line in capsys.readouterr().err.splitlines() if "warning:" in line]
     assert any("broken.wav" in line for line in warnings)
     assert any("skipped 1 non-audio file" in line and "notes.txt" in line for line in warnings)
+
+
+COSINE = dataclasses.replace(RECIPE, schedule="cosine", warmup=3, average=0.9)
+
+
+def test_the_cosine_ends_with_the_steps(recordings, tmp_path):
+    out = tmp_path / "run"
+    run(recordings, out, COSINE, steps=20)
+    steps = [r for r in records(out) if "loss" in r]
+    assert [r["fraction"] for r in steps] == [k / 20 for k in range(20)]
+    expected = [warm_up_and_cosine(COSINE.learning_rate, k, k / 20, warmup=3) for k in range(20)]
+    assert [r["learning_rate"] for r in steps] == expected
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing catches it, nothing is saved."""
+
+
+def killed_at_checkpoint(monkeypatch, number):
+    """Let the run die before it writes this checkpoint."""
+    save, calls = Trainer.save, []
+
+    def dying(self, path):
+        calls.append(path)
+        if len(calls) == number:
+            raise Killed
+        save(self, path)
+
+    monkeypatch.setattr(Trainer, "save", dying)
+
+
+@pytest.mark.parametrize("recipe", [COSINE, RECIPE, dataclasses.replace(COSINE, schedule="constant", speed=0.1, room=0.5)])
+def test_a_killed_run_ends_as_an_undisturbed_one(recordings, tmp_path, monkeypatch, recipe):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run(recordings, whole, recipe, steps=20)
+    with monkeypatch.context() as patch:
+        killed_at_checkpoint(patch, 4)
+        with pytest.raises(Killed):
+            run(recordings, killed, recipe, steps=20)
+    assert checkpoint.read(killed / "last.npz").numbers["optimizer"]["steps"] == 12
+    assert records(killed)[-1]["step"] == 16
+    assert resume(killed) is True
+    assert_same_run(whole, killed)
+
+
+def test_a_killed_run_by_minutes_does_the_same_steps_again(recordings, tmp_path, monkeypatch):
+    """What the clock said is in the log: learning rates and losses after the checkpoint are the same, to the bit."""
+    out, recipe = tmp_path / "run", dataclasses.replace(COSINE, validate_every=10)
+    with monkeypatch.context() as patch:
+        killed_at_checkpoint(patch, 3)
+        with pytest.raises(Killed):
+            run(recordings, out, recipe, minutes=0.05)
+    before = [r for r in records(out) if "loss" in r]
+    assert len(before) == 30 and checkpoint.read(out / "last.npz").numbers["optimizer"]["steps"] == 20
+    assert resume(out) is True
+    after = [r for r in records(out) if "loss" in r]
+    assert after[:30] == before  # seconds and fractions, too
+    assert len(after) > 30
+    fractions = [r["fraction"] for r in after]
+    assert fractions == sorted(fractions) and fractions[-1] > 0.9
+    assert after[-1]["learning_rate"] < 0.05 * COSINE.learning_rate  # the schedule was completed
+    assert resume(out) is True  # it has ended: nothing is added
+    assert [r for r in records(out) if "loss" in r] == after
+
+
+def test_early_stopping(recordings, tmp_path):
+    recipe = dataclasses.replace(RECIPE, learning_rate=1e-30, schedule="constant", validate_every=1, stop_after=3, average=0)
+    out = tmp_path / "run"
+    assert run(recordings, out, recipe, steps=1000) is True
+    scores = [r["validation"]["speech_si_snri_db"] for r in records(out) if "validation" in r]
+    assert len(scores) == 4 and len(set(scores)) == 1  # nothing changes: the first is the best
+
+
+def test_what_is_kept_and_judged_is_the_average(recordings, tmp_path):
+    out = tmp_path / "run"
+    run(recordings, out, COSINE, steps=8)
+    last, best = checkpoint.read(out / "last.npz"), checkpoint.load(out / "best.npz")
+    for name, theta in best.params.items():
+        assert np.array_equal(theta, last.arrays[f"average.{name}"])
+    assert any(not np.array_equal(theta, best.params[name]) for name, theta in last.model.params.items())
+    batches = read_validation_set(out / "validation.npz")
+    score = evaluate(best, batches)[-1]["speech_si_snri_db"]
+    assert score == records(out)[-1]["validation"]["speech_si_snri_db"] == last.numbers["best_si_snri"]
+
+
+def test_the_validation_set_is_made_once_and_is_what_the_manifest_says(recordings, tmp_path):
+    out = tmp_path / "run"
+    run(recordings, out, steps=4)
+    stored = (out / "validation.npz").read_bytes()
+    batches = read_validation_set(out / "validation.npz")
+    mixtures = manifest.load(out / "manifest.json").mixtures
+    assert [m["name"] for m in mixtures] == [name for batch in batches for name in batch.names]
+    asked = [m["snr_db"] for m in mixtures]
+    assert asked == [snr for snr in (-5, 0, 5, 10) for _ in range(RECIPE.validation_mixtures)]
+    for batch in batches:
+        energy = np.sum(np.square(batch.sources, dtype=np.float64), axis=-1)
+        assert 10 * np.log10(energy[:, 0] / energy[:, 1]) == pytest.approx(batch.snr_db, abs=1e-3)
+    assert [m["measured_snr_db"] for m in mixtures] == pytest.approx(asked, abs=1e-3)
+    resume(out, steps=6)
+    assert (out / "validation.npz").read_bytes() == stored
+    (out / "validation.npz").unlink()
+    resume(out, steps=8)
+    again = read_validation_set(out / "validation.npz")
+    assert all(np.array_equal(a.mixture, b.mixture) for a, b in zip(batches, again))
+
+
+def test_a_validation_mixture_at_another_snr_is_refused(recordings, tmp_path, monkeypatch):
+    right = data.mix
+    monkeypatch.setattr(data, "mix", lambda speech, noise, snr_db, level_db: right(speech, noise, snr_db + 0.1, level_db))
+    with pytest.raises(UserError, match="the mixture is at -4.900 dB"):
+        run(recordings, tmp_path / "run", steps=1)
+
+
+def test_gradient_norms_of_the_parts_make_up_the_whole(recordings, tmp_path):
+    out = tmp_path / "run"
+    run(recordings, out, steps=21)
+    logged = [r for r in records(out) if "gradient_norms" in r]
+    assert [r["step"] for r in logged] == [1, 21]
+    for record in logged:
+        norms = record["gradient_norms"]
+        assert {"encoder", "blocks.0", "blocks.1", "mask", "decoder"} <= norms.keys()
+        assert np.linalg.norm(list(norms.values())) == pytest.approx(record["gradient_norm"], rel=1e-3)
+
+
+def test_fine_tuning_begins_with_the_weights_given(recordings, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    run(recordings, first, steps=4)
+    recipe = dataclasses.replace(RECIPE, learning_rate=1e-12, average=0)
+    train(recordings / "speech", recordings / "noise", second, None, recipe, steps=1, start=first / "best.npz")
+    a, b = tasnet_np.load(first), checkpoint.load(second / "last.npz")
+    assert a.config == b.config == CONFIG
+    assert all(np.allclose(a.params[name], b.params[name], atol=1e-9) for name in a.params)
+    other = dataclasses.replace(CONFIG, filters=8)
+    with pytest.raises(UserError, match="best.npz: has another architecture than asked for"):
+        train(recordings / "speech", recordings / "noise", tmp_path / "third", other, recipe, steps=1, start=first / "best.npz")
+
+
+def test_training_on_a_manifest(recordings, tmp_path):
+    found, problems = layouts.folders(recordings / "speech", recordings / "noise")
+    manifest.save(manifest.make_manifest(found, problems, hold_out=["alto"]), tmp_path / "m.json")
+    out = tmp_path / "run"
+    train(None, None, out, CONFIG, RECIPE, steps=4, prepared=tmp_path / "m.json")
+    kept = manifest.load(out / "manifest.json")
+    assert {e.speaker for e in kept.part("validation", "speech")} == {"alto"}
+    assert all(m["name"].startswith("alto + ") for m in kept.mixtures)
+    assert resume(out, steps=5) is True
+
+
+def test_the_number_of_mixing_threads_and_the_cache_do_not_matter(recordings, tmp_path):
+    recipe = dataclasses.replace(COSINE, speed=0.1, noises=2, room=0.3)
+    for name, how in {"a": {}, "b": {"workers": 3}, "c": {"cache_bytes": 1000}}.items():
+        run(recordings, tmp_path / name, recipe, steps=6, **how)
+        assert_same_run(tmp_path / "a", tmp_path / name)
