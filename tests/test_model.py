@@ -304,7 +304,8 @@ def test_memory_is_what_config_says(preset):
     config = dataclasses.replace(PRESETS[preset], blocks=3, repeats=2, lookahead_blocks=0)
     model, mixture = model_and_mixture(config, 2 * config.sample_rate, batch=1, dtype=np.float32)
     denoising = _peak_bytes(lambda: model.forward(mixture, keep=False))
-    assert config.inference_bytes(mixture.size) == pytest.approx(denoising, rel=0.15)
+    # The most there can be: two threads need not work on two tiles at the same moment.
+    assert 0.7 < denoising / config.inference_bytes(mixture.size) < 1.1
     sources = np.ones((1, 2, mixture.size), np.float32)
     training = _peak_bytes(lambda: (model.forward(mixture), model.backward(sources)))
     assert config.training_bytes(mixture.size) == pytest.approx(training, rel=0.15)
