@@ -185,8 +185,8 @@ def sizes(letters, **arrays):
 # The GPU. numba.cuda is imported by the first thing that needs it: it takes longer than all the rest together.
 
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") != "0"  # numba's simulated GPU, one Python thread a thread
-THREADS = 32 if SIMULATED else 256  # in a block, unless a kernel says otherwise; a power of 2
-SHARED_BYTES = 48 * 1024  # of shared memory that every GPU gives a block
+THREADS = 16 if SIMULATED else 256  # in a block, unless a kernel says otherwise; a power of 2
+SHARED_BYTES = 44 * 1024  # of shared memory that a kernel may ask for: every GPU gives 48 KB to a block
 
 
 class _LazyCuda:
@@ -267,8 +267,8 @@ class CudaKernel:
 
     def python_function(self):
         """The function as numba.cuda needs it: with the real `cuda`, and device functions that it can call."""
-        aligns = "alignment" in inspect.signature(cuda.shared.array).parameters
-        return _with_real_names(self.function, {"cuda": _numba_cuda(), "ALIGNS": aligns and not SIMULATED})
+        aligns = not SIMULATED and "alignment" in inspect.signature(cuda.shared.array).parameters
+        return _with_real_names(self.function, {"cuda": _numba_cuda(), "ALIGNS": aligns})
 
 
 cuda_kernel = CudaKernel
@@ -562,8 +562,11 @@ def stack(parts):
 
 def sum_parts(total, parts):
     """total[...] = sum over the first axis of parts, in its order."""
-    P = len(parts)
-    _sum_parts_cuda[tiles(total.size), THREADS](total.reshape(-1), parts.reshape(P, total.size))
+    flat = total.reshape(-1), parts.reshape(len(parts), total.size)
+    if len(parts) < THREADS:
+        _sum_parts_cuda[tiles(total.size), THREADS](*flat)
+    else:
+        _sum_many_parts_cuda[total.size, THREADS](*flat)
 
 
 @cuda_kernel
@@ -611,6 +614,18 @@ def _sum_parts_cuda(total, parts):
         value = 0.0
         for p in range(len(parts)):
             value += parts[p, i]
+        total[i] = value
+
+
+@cuda_kernel
+def _sum_many_parts_cuda(total, parts):
+    scratch = cuda.shared.array(THREADS, np.float64)
+    i = cuda.blockIdx.x
+    value = 0.0
+    for p in range(cuda.threadIdx.x, len(parts), THREADS):
+        value += parts[p, i]
+    value = block_sum(value, scratch)
+    if cuda.threadIdx.x == 0:
         total[i] = value
 
 

@@ -29,7 +29,7 @@ need), or sums L over its k for each row (a bias's gradient). Nothing is summed 
 
 import numpy as np
 
-from tasnet_np.device import ALIGNS, SIMULATED, cuda, cuda_kernel, tiles
+from tasnet_np.device import ALIGNS, SIMULATED, cuda, cuda_function, cuda_kernel, tiles
 
 EACH = 2 if SIMULATED else 8  # entries of Z in both directions for one thread
 ROWS = 8 if SIMULATED else 64  # of a block's tile of Z
@@ -67,6 +67,29 @@ class Product:
         """Compute all of Z (M, N) for B examples. outputs, others: for finish; lefts, rights: for left and right."""
         grid = tiles(N, self.columns), tiles(M, ROWS), B * pieces
         self.kernel[grid, self.threads](outputs, parts, lefts, rights, others, M, N, K, pieces)
+
+
+# The usual entries: of a weight (M, K), and of frames (B, K, N).
+
+
+@cuda_function
+def weight(arrays, b, m, k):
+    return arrays[0][m, k]
+
+
+@cuda_function
+def weight_transposed(arrays, b, m, k):
+    return arrays[0][k, m]
+
+
+@cuda_function
+def frames(arrays, b, i, j):
+    return arrays[0][b, i, j]
+
+
+@cuda_function
+def frames_transposed(arrays, b, i, j):
+    return arrays[0][b, j, i]
 
 
 def pieces_of(T):

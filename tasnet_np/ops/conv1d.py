@@ -28,7 +28,7 @@ import numpy as np
 from tasnet_np.device import (
     THREADS, cpu_kernel, cuda, cuda_function, cuda_kernel, empty, on_gpu, over_samples, sizes, sum_parts, tiles,
 )  # fmt: skip
-from tasnet_np.product import Product, pieces_of
+from tasnet_np.product import Product, frames, pieces_of, weight
 
 
 def conv1d_forward_ref(x, w, *, stride):
@@ -79,11 +79,6 @@ def _conv1d_backward_cpu(dx, dw, dy, x, w, stride):
 
 
 @cuda_function
-def _w_cuda(arrays, b, c, k):
-    return arrays[0][c, k]
-
-
-@cuda_function
 def _frames_cuda(arrays, b, k, t):
     x, stride = arrays
     return x[b, np.uint32(t * stride + k)]
@@ -93,11 +88,6 @@ def _frames_cuda(arrays, b, k, t):
 def _frames_transposed_cuda(arrays, b, t, k):
     x, stride = arrays
     return x[b, np.uint32(t * stride + k)]
-
-
-@cuda_function
-def _dy_cuda(arrays, b, c, t):
-    return arrays[0][b, c, t]
 
 
 @cuda_function
@@ -112,8 +102,8 @@ def _conv1d_dw_cuda(outputs, others, z, b, c, k, value):
     return value, value
 
 
-_y = Product(_w_cuda, _frames_cuda, _conv1d_y_cuda)
-_dw = Product(_dy_cuda, _frames_transposed_cuda, _conv1d_dw_cuda, columns=64, right_along_k=True)
+_y = Product(weight, _frames_cuda, _conv1d_y_cuda)
+_dw = Product(frames, _frames_transposed_cuda, _conv1d_dw_cuda, columns=64, right_along_k=True)
 
 
 @cuda_kernel

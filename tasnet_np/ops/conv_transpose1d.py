@@ -25,7 +25,7 @@ import numpy as np
 from tasnet_np.device import (
     THREADS, cpu_kernel, cuda, cuda_function, cuda_kernel, empty, on_gpu, over_samples, sizes, sum_parts, tiles,
 )  # fmt: skip
-from tasnet_np.product import Product, pieces_of
+from tasnet_np.product import Product, frames, pieces_of, weight
 
 
 def conv_transpose1d_forward_ref(x, w, *, stride):
@@ -89,11 +89,6 @@ def _conv_transpose1d_forward_cuda(y, x, w, stride):
 
 
 @cuda_function
-def _w_cuda(arrays, b, c, k):
-    return arrays[0][c, k]
-
-
-@cuda_function
 def _dframes_cuda(arrays, b, k, t):
     dy, stride = arrays
     return dy[b, np.uint32(t * stride + k)]
@@ -103,11 +98,6 @@ def _dframes_cuda(arrays, b, k, t):
 def _dframes_transposed_cuda(arrays, b, t, k):
     dy, stride = arrays
     return dy[b, np.uint32(t * stride + k)]
-
-
-@cuda_function
-def _x_cuda(arrays, b, c, t):
-    return arrays[0][b, c, t]
 
 
 @cuda_function
@@ -122,8 +112,8 @@ def _conv_transpose1d_dw_cuda(outputs, others, z, b, c, k, value):
     return value, value
 
 
-_dx = Product(_w_cuda, _dframes_cuda, _conv_transpose1d_dx_cuda)
-_dw = Product(_x_cuda, _dframes_transposed_cuda, _conv_transpose1d_dw_cuda, columns=64, right_along_k=True)
+_dx = Product(weight, _dframes_cuda, _conv_transpose1d_dx_cuda)
+_dw = Product(frames, _dframes_transposed_cuda, _conv_transpose1d_dw_cuda, columns=64, right_along_k=True)
 
 
 def _conv_transpose1d_backward_cuda(dx, dw, dy, x, w, stride):

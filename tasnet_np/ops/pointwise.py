@@ -22,7 +22,7 @@ the rows of dy pass by.
 import numpy as np
 
 from tasnet_np.device import cuda_function, empty, empty_in_a_row, on_gpu, over_samples, sizes, sum_parts
-from tasnet_np.product import Product, pieces_of
+from tasnet_np.product import Product, frames, frames_transposed, pieces_of, weight, weight_transposed
 
 
 def pointwise_forward_ref(x, w, b):
@@ -48,26 +48,6 @@ def _pointwise_backward_cpu(dx, dw, db, dy, x, w):
 
 
 @cuda_function
-def _w_cuda(arrays, b, o, c):
-    return arrays[0][o, c]
-
-
-@cuda_function
-def _w_transposed_cuda(arrays, b, c, o):
-    return arrays[0][o, c]
-
-
-@cuda_function
-def _frame_cuda(arrays, b, c, t):
-    return arrays[0][b, c, t]
-
-
-@cuda_function
-def _frame_transposed_cuda(arrays, b, t, c):
-    return arrays[0][b, c, t]
-
-
-@cuda_function
 def _pointwise_y_cuda(outputs, others, z, b, o, t, value):
     outputs[0][b, o, t] = value + others[0][o]
     return value, value
@@ -85,11 +65,9 @@ def _pointwise_dw_cuda(outputs, others, z, b, o, c, value):
     return value, value
 
 
-_y = Product(_w_cuda, _frame_cuda, _pointwise_y_cuda)
-_dx = Product(_w_transposed_cuda, _frame_cuda, _pointwise_dx_cuda, left_along_k=False)
-_dw = Product(
-    _frame_cuda, _frame_transposed_cuda, _pointwise_dw_cuda, columns=64, right_along_k=True, row_sums=True
-)
+_y = Product(weight, frames, _pointwise_y_cuda)
+_dx = Product(weight_transposed, frames, _pointwise_dx_cuda, left_along_k=False)
+_dw = Product(frames, frames_transposed, _pointwise_dw_cuda, columns=64, right_along_k=True, row_sums=True)
 
 
 def _pointwise_forward_cuda(y, x, w, b):
@@ -98,8 +76,14 @@ def _pointwise_forward_cuda(y, x, w, b):
 
 
 def _pointwise_backward_cuda(dx, dw, db, dy, x, w):
-    (B, C, T), O = x.shape, len(w)
-    _dx.launch((dx,), (), (w,), (dy,), (), B, C, T, O)
+    B, C, T = x.shape
+    _dx.launch((dx,), (), (w,), (dy,), (), B, C, T, len(w))
+    weight_gradient_cuda(dw, db, dy, x)
+
+
+def weight_gradient_cuda(dw, db, dy, x):
+    """dw = dy x^T and db = sum dy, over all examples and frames: parts first, then their sums."""
+    (B, C, T), O = x.shape, dy.shape[1]
     pieces = pieces_of(T)
     dw_parts, db_parts = empty((B * pieces, O, C), like=x), empty((B * pieces, O), like=x)
     _dw.launch((dw_parts,), (db_parts,), (dy,), (x,), (), B, O, C, T, pieces)
