@@ -57,16 +57,18 @@ def _add_computing(command):
         "--path", default="fused", help="reference (NumPy formulas), ops (one compiled op at a time) or fused"
     )
     group.add_argument("--threads", type=int, help="all cores by default")
+    group.add_argument("--device", default="cpu", help="cpu, cuda, or auto: a GPU if there is one")
 
 
 def _compute_as(options):
-    """Act on the options of `_add_computing`, and say what is about to be compiled."""
-    from tasnet_np.device import keep_freed_memory, set_threads
+    """Act on the options of `_add_computing`, say what is about to be compiled; return the device."""
+    from tasnet_np.device import choose_device, keep_freed_memory, set_threads
 
     keep_freed_memory()
     _announce_compiling()
     if options.threads is not None:
         set_threads(options.threads)
+    return choose_device(options.device)
 
 
 def _announce_compiling():
@@ -113,7 +115,7 @@ def _train(options):
     names = Recipe.__dataclass_fields__
     chosen = {name: value for name, value in vars(options).items() if name in names}
     limits = {"minutes": options.minutes, "steps": options.steps, "path": options.path}
-    _compute_as(options)
+    limits["device"] = _compute_as(options)
     if options.resume:
         if chosen or options.speech or options.noise:
             raise UserError("--resume continues a run as it began: give only --out, --minutes, --steps")
@@ -144,10 +146,10 @@ def _denoise(options):
     from tasnet_np.checkpoint import load
     from tasnet_np.denoise import denoise_files
 
-    _compute_as(options)
+    device = _compute_as(options)
     written = denoise_files(
         options.inputs,
-        load(options.model, options.path),
+        load(options.model, options.path).to(device),
         options.output,
         noise_out=options.noise_out,
         segment_seconds=options.segment_seconds,
@@ -251,8 +253,8 @@ def _evaluate(options):
 
     if options.mixtures < 1 or not 0 < options.seconds < 3600:
         raise UserError(f"--mixtures {options.mixtures}, --seconds {options.seconds}: give positive numbers")
-    _compute_as(options)
-    model = load(options.model, options.path)
+    device = _compute_as(options)
+    model = load(options.model, options.path).to(device)
     rate = model.config.sample_rate
     batches = fixed_batches(
         _unheard(options, rate),

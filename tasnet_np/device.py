@@ -228,11 +228,11 @@ def choose_device(name):
     ValueError : another name, or "cuda" where there is no GPU
     """
     if name not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"device must be auto, cpu or cuda, not {name!r}")
+        raise ValueError(f"--device {name}: give auto, cpu or cuda")
     if name == "cpu" or (name == "auto" and cuda_problem()):
         return "cpu"
     if cuda_problem():
-        raise ValueError(f"device cuda: {cuda_problem()}; use cpu, or auto")
+        raise ValueError(f"--device cuda: {cuda_problem()}; use --device cpu, or auto")
     return "cuda"
 
 
@@ -652,7 +652,7 @@ class CudaGraph:
     Calling it runs the task; the third time, the task is recorded (the first two compile its kernels and
     allocate its memory), and from then on only the recording runs. So the task must launch the same kernels on the
     same arrays every time and do nothing else that matters. Where numba.cuda cannot record (the simulator,
-    the built-in numba.cuda, an old numba-cuda), the task runs every time.
+    the built-in numba.cuda, an old numba-cuda), the task runs every time; `problem` says why.
     """
 
     def __init__(self, task):
@@ -676,21 +676,18 @@ class CudaGraph:
         global _stream
         try:
             from cuda.core import Device, Stream
-            from numba.cuda.cudadrv.driver import GraphBuilder  # noqa: F401, launches know it
+            from numba.cuda.cudadrv.driver import GraphBuilder  # noqa: F401, then launches accept one
 
             device = Device()
             device.set_current()
             self.stream = Stream.from_handle(0)  # the default stream, where everything else is
-            builder = device.create_graph_builder()
-        except (ImportError, AttributeError) as error:
-            self.problem = str(error)
-            return
-        _stream = builder
-        try:
+            builder = _stream = device.create_graph_builder()
             with _own_pool(self.pool):
                 builder.begin_building()
                 self.task()
             self.graph = builder.end_building().complete()
+        except Exception as error:  # each version of numba.cuda and of the driver has its own
+            self.problem = str(error) or type(error).__name__
         finally:
             _stream = 0
 

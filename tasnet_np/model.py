@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tasnet_np.device import each
+from tasnet_np.device import each, move, on_gpu, stack, unstack, window, zeros
 from tasnet_np.layers import PATHS, Layer, OpLayer
 from tasnet_np.ops.tcn_block import TILE, tcn_block_inference
 
@@ -330,6 +330,7 @@ class ConvTasNet(Layer):
         if np.dtype(dtype) not in (np.float32, np.float64):
             raise ValueError(f"dtype must be float32 or float64, not {np.dtype(dtype)}")
         self.config = c = config
+        self.path = path
         self.dtype = np.dtype(dtype)
         make = _Factory(c, seed, self.dtype, path)
 
@@ -347,6 +348,7 @@ class ConvTasNet(Layer):
         names = [f"decoder_{name}" for name in SOURCES] if c.decoders == "separate" else ["decoder"]
         self.decoders = {name: make.decoder() for name in names}
 
+        self.device = "cpu"
         self._one_by_one = path == "fused"
         self._copies = []
         self._expected = None  # the shape of the next backward's argument
@@ -360,6 +362,30 @@ class ConvTasNet(Layer):
             "mask": self.mask,
             **self.decoders,
         }
+
+    def to(self, device):
+        """Move the model to "cpu" or "cuda" (see device.choose_device); return it.
+
+        On a GPU `forward` and `backward` take and return arrays there; a NumPy array is brought there, and
+        what it gave is brought back.
+        """
+        if device == "cuda" and self.path == "reference":
+            raise ValueError('path "reference" is NumPy: it cannot run on cuda; use "ops" or "fused"')
+        if device == self.device:
+            return self
+        self._copies = []
+        self._expected = None
+        self.device = device
+        return super().to(device)
+
+    def on_cpu(self):
+        """This model if it is on the CPU, else a copy there."""
+        if self.device == "cpu":
+            return self
+        copied = ConvTasNet(self.config, dtype=self.dtype, path=self.path)
+        for name, array in copied.params.items():
+            array[...] = move(self.params[name], "cpu")
+        return copied
 
     def named_parameters(self):
         """The learned arrays by name: a dict. Write into them in place to change the model."""
@@ -383,6 +409,9 @@ class ConvTasNet(Layer):
         """
         self._check(mixture)
         self._expected = (len(mixture), len(SOURCES), mixture.shape[1]) if keep else None
+        if self.device == "cuda":
+            sources = self._forward(move(mixture, "cuda"), keep)
+            return sources if on_gpu(mixture) else sources.numpy()
         if not self._one_by_one or len(mixture) == 1:
             return self._forward(mixture, keep)
         networks = self._twins(len(mixture)) if keep else [self] * len(mixture)
@@ -402,6 +431,9 @@ class ConvTasNet(Layer):
         if dsources.shape != self._expected:
             raise ValueError(f"dsources must be {self._expected}, like the sources, not {dsources.shape}")
         self._expected = None
+        if self.device == "cuda":
+            dmixture = self._backward(move(dsources, "cuda"))
+            return dmixture if on_gpu(dsources) else dmixture.numpy()
         if not self._one_by_one or len(dsources) == 1:
             return self._backward(dsources)
         networks = self._twins(len(dsources))
@@ -429,31 +461,31 @@ class ConvTasNet(Layer):
 
     def _forward(self, mixture, keep):
         samples = mixture.shape[1]
-        w = self.encoder.forward(self._pad(mixture), keep=keep)  # (B, N, T)
+        padded = window(mixture, -self.config.hop, self._padded(samples))
+        w = self.encoder.forward(padded, keep=keep)  # (B, N, T)
         if self.encoder_activation:
             w = self.encoder_activation.forward(w, keep=keep)
         masks = self._forward_masks(w, keep)  # (B, C, N, T)
         masked = self.multiply.forward(masks, w, keep=keep)
         del masks, w
         sources = self._forward_decoders(masked, keep)  # (B, C, padded)
-        return np.ascontiguousarray(sources[:, :, self._inside(samples)])
+        return window(sources, self.config.hop, samples)
 
     def _backward(self, dsources):
         samples = dsources.shape[2]
-        padded = np.zeros((*dsources.shape[:2], self._padded(samples)), self.dtype)
-        padded[:, :, self._inside(samples)] = dsources
+        padded = window(dsources, -self.config.hop, self._padded(samples))
         dmasks, dw = self.multiply.backward(self._backward_decoders(padded))
         dw = dw + self._backward_masks(dmasks)
         if self.encoder_activation:
             dw = self.encoder_activation.backward(dw)
         dmixture = self.encoder.backward(dw)
-        return np.ascontiguousarray(dmixture[:, self._inside(samples)])
+        return window(dmixture, self.config.hop, samples)
 
     # The separator: frames -> masks.
 
     def _forward_masks(self, w, keep):
         x = self.bottleneck.forward(self.norm.forward(w, keep=keep), keep=keep)  # (B, B, T)
-        skips = np.zeros((len(x), self.config.skip, x.shape[2]), self.dtype)  # (B, Sc, T)
+        skips = zeros((len(x), self.config.skip, x.shape[2]), like=x)  # (B, Sc, T)
         for block in self.blocks:
             x, skips = block.forward(x, skips, keep=keep)
         logits = self.mask.forward(self.prelu.forward(skips, keep=keep), keep=keep)  # (B, C*N, T)
@@ -464,7 +496,7 @@ class ConvTasNet(Layer):
         dlogits = self.mask_activation.backward(dmasks)
         dlogits = dlogits.reshape(len(dmasks), -1, dmasks.shape[-1])
         dskips = self.prelu.backward(self.mask.backward(dlogits))
-        dx = np.zeros((len(dskips), self.config.bottleneck, dskips.shape[2]), self.dtype)
+        dx = zeros((len(dskips), self.config.bottleneck, dskips.shape[2]), like=dskips)
         for block in reversed(self.blocks):
             dx, dskips = block.backward(dx, dskips)
         return self.norm.backward(self.bottleneck.backward(dx))
@@ -476,8 +508,8 @@ class ConvTasNet(Layer):
         if len(self.decoders) == 1:  # the sources go through as if they were a batch
             (decoder,) = self.decoders.values()
             return decoder.forward(masked.reshape(B * C, N, T), keep=keep).reshape(B, C, -1)
-        each = zip(self.decoders.values(), masked.swapaxes(0, 1))
-        return np.stack([decoder.forward(x, keep=keep) for decoder, x in each], axis=1)
+        each = zip(self.decoders.values(), unstack(masked))
+        return stack([decoder.forward(x, keep=keep) for decoder, x in each])
 
     def _backward_decoders(self, dsources):
         B, C, n = dsources.shape
@@ -485,23 +517,14 @@ class ConvTasNet(Layer):
             (decoder,) = self.decoders.values()
             dmasked = decoder.backward(dsources.reshape(B * C, n))
             return dmasked.reshape(B, C, *dmasked.shape[1:])
-        each = zip(self.decoders.values(), dsources.swapaxes(0, 1))
-        return np.stack([decoder.backward(dy) for decoder, dy in each], axis=1)
+        each = zip(self.decoders.values(), unstack(dsources))
+        return stack([decoder.backward(dy) for decoder, dy in each])
 
     # Padding: one hop of zeros on each side, so that every sample lies under two windows, and as many more
     # at the end as fill the last window.
 
     def _padded(self, samples):
         return (self.config.frames(samples) + 1) * self.config.hop
-
-    def _inside(self, samples):
-        return slice(self.config.hop, self.config.hop + samples)
-
-    def _pad(self, mixture):
-        B, samples = mixture.shape
-        padded = np.zeros((B, self._padded(samples)), self.dtype)
-        padded[:, self._inside(samples)] = mixture
-        return padded
 
     def _check(self, mixture):
         shape, dtype = np.shape(mixture), getattr(mixture, "dtype", type(mixture).__name__)

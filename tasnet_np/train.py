@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from tasnet_np import checkpoint
+from tasnet_np import checkpoint, gpu_training
 from tasnet_np.data import Mixer, fixed_batches, load_corpus, split
 from tasnet_np.evaluate import evaluate
 from tasnet_np.files import UserError, atomic_path
@@ -82,6 +82,7 @@ class Trainer:
         self.schedule = HalveOnPlateau(self.optimizer, patience=recipe.patience)
         self.best_si_snri = -np.inf
         self.seconds = 0.0  # of training so far
+        self.gpu_step = gpu_training.Step(model, self.loss, self.optimizer, recipe.clip)
 
     @property
     def steps(self):
@@ -94,20 +95,27 @@ class Trainer:
         ------
         UserError : the loss or the gradient is not finite; the model is left as it was
         """
-        estimate = self.model.forward(batch.mixture)
-        loss = self.loss.forward(estimate, batch.sources)
-        self.model.backward(self.loss.backward())
-        grads = self.model.grads
-        norm = clip_gradients(grads, self.recipe.clip)
+        step = self.steps + 1
+        if self.model.device == "cuda":
+            loss, norm = self.gpu_step(batch)
+        else:
+            loss, norm = self._forward_and_backward(batch)
         if not (np.isfinite(loss) and np.isfinite(norm)):
             raise UserError(
-                f"step {self.steps + 1}: loss {loss}, gradient norm {norm} on the batch "
+                f"step {step}: loss {loss}, gradient norm {norm} on the batch "
                 f"[{'; '.join(batch.names)}]; the last good checkpoint is kept: "
                 "lower --learning-rate, or look at these recordings"
             )
-        self.optimizer.step(grads)
+        if self.model.device == "cpu":
+            self.optimizer.step(self.model.grads)
         rate = self.optimizer.learning_rate
         return {"step": self.steps, "loss": loss, "gradient_norm": norm, "learning_rate": rate}
+
+    def _forward_and_backward(self, batch):
+        estimate = self.model.forward(batch.mixture)
+        loss = self.loss.forward(estimate, batch.sources)
+        self.model.backward(self.loss.backward())
+        return loss, clip_gradients(self.model.grads, self.recipe.clip)
 
     def validate(self, batches):
         """SI-SNRi on held-out mixtures; every `validate_every` steps, a plateau lowers the learning rate.
@@ -135,10 +143,10 @@ class Trainer:
         checkpoint.save(self.model, path, numbers=numbers, arrays=arrays)
 
     @classmethod
-    def restore(cls, file, recipe, path="fused"):
-        """Continue from what `save` wrote, on the given path through the kernels."""
+    def restore(cls, file, recipe, path="fused", device="cpu"):
+        """Continue from what `save` wrote, on the given path through the kernels and the given device."""
         stored = checkpoint.read(file, path)
-        trainer = cls(stored.model, recipe)
+        trainer = cls(stored.model.to(device), recipe)
         try:
             trainer.optimizer.restore(stored.numbers["optimizer"], stored.arrays)
             trainer.schedule.restore(stored.numbers["schedule"])
@@ -149,7 +157,7 @@ class Trainer:
         return trainer
 
 
-def train(speech, noise, out, config, recipe, *, minutes=None, steps=None, path="fused"):
+def train(speech, noise, out, config, recipe, *, minutes=None, steps=None, path="fused", device="cpu"):
     """Train a model from its beginning.
 
     Parameters
@@ -160,6 +168,7 @@ def train(speech, noise, out, config, recipe, *, minutes=None, steps=None, path=
     recipe : Recipe
     minutes, steps : when to stop, whichever comes first; DEFAULT_MINUTES if neither is given
     path : through the kernels, as in `ConvTasNet`
+    device : "cpu" or "cuda"
 
     Returns
     -------
@@ -173,7 +182,7 @@ def train(speech, noise, out, config, recipe, *, minutes=None, steps=None, path=
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: exists already; choose another --out, or --resume that run")
     goal = _goal(minutes, steps)
-    model = ConvTasNet(config, seed=recipe.seed, path=path)
+    model = ConvTasNet(config, seed=recipe.seed, path=path).to(device)
     about = {"speech": str(Path(speech).resolve()), "noise": str(Path(noise).resolve())}
     corpora = _load(about, config, recipe)
     about |= {"training": _names(corpora[0]), "validation": _names(corpora[1])}
@@ -184,7 +193,7 @@ def train(speech, noise, out, config, recipe, *, minutes=None, steps=None, path=
     return _run(out, trainer, corpora, goal)
 
 
-def resume(out, *, minutes=None, steps=None, path="fused"):
+def resume(out, *, minutes=None, steps=None, path="fused", device="cpu"):
     """Continue a run where its last checkpoint was written. `minutes` and `steps` count from its start.
 
     Raises
@@ -195,7 +204,7 @@ def resume(out, *, minutes=None, steps=None, path="fused"):
     config, recipe, about, goal = read_run(out)
     if minutes is not None or steps is not None:
         goal = _goal(minutes, steps)
-    trainer = _resumed_trainer(out, config, recipe, path)
+    trainer = _resumed_trainer(out, config, recipe, path, device)
     corpora = _load(about, config, recipe)
     if [_names(corpus) for corpus in corpora] != [about["training"], about["validation"]]:
         raise UserError(
@@ -224,10 +233,10 @@ def read_run(out):
         raise UserError(f"{path}: is damaged ({error}); restore it, or train a new run") from None
 
 
-def _resumed_trainer(out, config, recipe, path):
+def _resumed_trainer(out, config, recipe, path, device):
     if not (out / "last.npz").exists():  # stopped before its first checkpoint: begin again
-        return Trainer(ConvTasNet(config, seed=recipe.seed, path=path), recipe)
-    return Trainer.restore(out / "last.npz", recipe, path)
+        return Trainer(ConvTasNet(config, seed=recipe.seed, path=path).to(device), recipe)
+    return Trainer.restore(out / "last.npz", recipe, path, device)
 
 
 def _goal(minutes, steps):
@@ -275,11 +284,12 @@ def _run(out, trainer, corpora, goal):
     validation = fixed_batches(corpora[1], per_snr=recipe.validation_mixtures, **common)
     _describe(out, corpora, config)
     log = _Log(out / "log.jsonl", trainer.steps)
+    mix = mixer.batch if trainer.model.device == "cpu" else gpu_training.MixedAhead(mixer.batch)
     finished = False
     with log, _stop_on_interrupt() as interrupted, _Progress(trainer, goal) as progress:
         started = time.monotonic() - trainer.seconds
         while not (finished := _reached(goal, trainer)) and not interrupted:
-            record = trainer.step(mixer.batch(trainer.steps, recipe.batch))
+            record = trainer.step(mix(trainer.steps, recipe.batch))
             trainer.seconds = time.monotonic() - started
             log.write(record | {"seconds": round(trainer.seconds, 3)})
             if trainer.steps % recipe.validate_every == 0:
