@@ -185,7 +185,7 @@ def sizes(letters, **arrays):
 # The GPU. numba.cuda is imported by the first thing that needs it: it takes longer than all the rest together.
 
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") != "0"  # numba's simulated GPU, one Python thread a thread
-THREADS = 16 if SIMULATED else 256  # in a block, unless a kernel says otherwise; a power of 2
+THREADS = 8 if SIMULATED else 256  # in a block, unless a kernel says otherwise; a power of 2
 SHARED_BYTES = 44 * 1024  # of shared memory that a kernel may ask for: every GPU gives 48 KB to a block
 
 
