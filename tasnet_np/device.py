@@ -184,8 +184,8 @@ def sizes(letters, **arrays):
 
 # The GPU. numba.cuda is imported by the first thing that needs it: it takes longer than all the rest together.
 
-SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") != "0"  # numba's simulated GPU, one Python thread a thread
-THREADS = 8 if SIMULATED else 256  # in a block, unless a kernel says otherwise; a power of 2
+SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") != "0"  # a GPU's threads are Python threads then: slow
+THREADS = 8 if SIMULATED else 256  # in a block, except for a Product's; a power of 2
 SHARED_BYTES = 44 * 1024  # of shared memory that a kernel may ask for: every GPU gives 48 KB to a block
 
 
@@ -372,7 +372,7 @@ class _Memory:
 
     def __init__(self, size, dtype):
         self.pool = _pool_in_use
-        self.flat = self.pool.take(size, dtype)
+        self.flat = self.pool.take(size, np.dtype(dtype))
         self.views = {}  # numba's arrays by offset and shape: making one takes longer than a launch
 
     def view(self, offset, shape):

@@ -139,7 +139,7 @@ def _has_compiler():
 
 
 def _compile(name, types, architecture):
-    """PTX of one kernel, and what ptxas says of it."""
+    """PTX of one kernel, and the registers, spilled bytes and shared bytes that ptxas counts."""
     import numba.cuda.dispatcher
 
     # A device function asks for the GPU's architecture, and there is none.
@@ -177,23 +177,25 @@ def test_every_kernel_compiles(noted, capsys):
     if not _has_compiler():
         pytest.skip('numba.cuda has no compiler here: pip install "numba-cuda[cu13]"')
     names = {kernel: name for name, kernel in all_kernels().items()}
-    signatures = {(kernel, types) for launched in noted.values() for kernel in launched for types in launched[kernel]}
-    jobs = [(names[kernel], types, architecture) for kernel, types in signatures for architecture in ARCHITECTURES]
-    jobs.sort(key=str)
+    precisions = collections.defaultdict(list)  # the data's dtypes for which a kernel is launched with these types
+    for dtype, launched in noted.items():
+        for kernel, signatures in launched.items():
+            for types in signatures:
+                precisions[names[kernel], types].append(dtype.__name__)
+    jobs = [(*job, architecture) for job in precisions for architecture in ARCHITECTURES]
     table = []
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
         for name, types, architecture, ptx, resources in pool.map(_compile, *zip(*jobs), chunksize=8):
             assert f".target sm_{architecture[0]}{architecture[1]}" in ptx
             assert ".entry" in ptx
-            in_float32 = "float64" not in str(types)
-            table.append((name, architecture, "float32" if in_float32 else "with float64", resources))
+            table.append((name, architecture, ", ".join(precisions[name, types]), resources))
     with capsys.disabled():
         print(f"\n{len(jobs)} compilations of {len(names)} kernels")
-        print(f"{'kernel':52}{'':>8}{'':>14}{'registers':>10}{'spilled':>8}{'shared':>8}")
+        print(f"{'kernel':52}{'':>8}{'data':>18}{'registers':>10}{'spilled':>8}{'shared':>8}")
         for name, architecture, kind, resources in sorted(table, key=str):
             numbers = resources or ("-", "-", "-")
             cells = "".join(f"{cell:>{width}}" for cell, width in zip(numbers, (10, 8, 8)))
-            print(f"{name:52}{'sm_%d%d' % architecture:>8}{kind:>14}{cells}")
+            print(f"{name:52}{'sm_%d%d' % architecture:>8}{kind:>18}{cells}")
     if _ptxas():
-        spilled = [row for row in table if row[2] == "float32" and row[3][1]]
-        assert not spilled, f"float32 kernels that spill registers: {spilled}"
+        spilled = [row for row in table if "float32" in row[2] and row[3][1]]
+        assert not spilled, f"kernels that spill registers on float32 data: {spilled}"

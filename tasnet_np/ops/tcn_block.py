@@ -704,7 +704,7 @@ def _unfold_cuda(dgamma2, dbeta2, dws, dbs, dwr, dbr, M, e1, ws, wr, gamma2, bet
 _expand = Product(weight, frames, _expand_forward_cuda, frame_sums=True)
 _join = Product(weight, _z_cuda, _join_forward_cuda)
 _g = Product(weight_transposed, _dy_cuda, _second_norm_backward_cuda, left_along_k=False, frame_sums=True)
-_M = Product(_dy_cuda, _xhat2_transposed_cuda, _M_cuda, columns=64, right_along_k=True, row_sums=True)
+_M = Product(_dy_cuda, _xhat2_transposed_cuda, _M_cuda, right_along_k=True, row_sums=True)
 _dx = Product(weight_transposed, frames, _dx_cuda, left_along_k=False)
 
 
