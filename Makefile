@@ -1,10 +1,11 @@
 # make demo: train for two minutes on data/, denoise a clip, look at the result.   make test: every check.
 # make tutorials: run all of them and make a book of them.
+# make bench: speed on the CPU.   make gpu: tests, checks and speed on an NVIDIA GPU.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test tutorials bench clean
+.PHONY: demo test tutorials bench gpu clean
 
 $(BIN)/tasnet-np: setup.cfg
 	$(PYTHON) -m venv $(VENV)
@@ -31,6 +32,16 @@ bench: $(BIN)/tasnet-np
 	$(BIN)/python tests/benchmarks/startup.py --json build/startup.json
 	$(BIN)/python tests/benchmarks/cpu_training.py --json build/cpu_training.json
 	$(BIN)/python tests/benchmarks/cpu_inference.py --json build/cpu_inference.json
+
+gpu: $(BIN)/tasnet-np
+	$(BIN)/pip install --quiet --editable '.[gpu]' nvidia-cuda-nvcc torch==2.13.0
+	mkdir -p build
+	$(BIN)/python -m pytest tests/test_cuda.py tests/test_ptx.py
+	$(BIN)/python tests/benchmarks/gpu.py --parity
+	if command -v compute-sanitizer >/dev/null; then for tool in memcheck racecheck; do \
+	  compute-sanitizer --tool $$tool --error-exitcode 1 $(BIN)/python tests/benchmarks/gpu.py --step --tiny || exit 1; \
+	done; else echo "compute-sanitizer was not found: memory and races are not checked"; fi
+	$(BIN)/python tests/benchmarks/gpu.py --out build
 
 clean:
 	rm -rf $(VENV) demo build *.egg-info

@@ -4,7 +4,7 @@
     model/<name>       the parameters
     training/<name>    what the training needs to continue (only in a run's own checkpoints)
 
-Files are written beside their target and renamed, so a crash leaves the previous one. They hold plain
+A file does not know where its model was: on a GPU or not. Files are written beside their target and renamed, so a crash leaves the previous one. They hold plain
 arrays only: reading one never runs code (`allow_pickle=False`).
 """
 
@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tasnet_np.device import move
 from tasnet_np.files import UserError, atomic_path
 from tasnet_np.model import Config, ConvTasNet
 
@@ -54,7 +55,7 @@ def save(model, path, *, numbers=None, arrays=None):
         "numbers": numbers or {},
     }
     entries = {"header": np.array(json.dumps(header))}
-    entries |= {f"model/{name}": array for name, array in model.named_parameters().items()}
+    entries |= {f"model/{name}": move(array, "cpu") for name, array in model.named_parameters().items()}
     entries |= {f"training/{name}": array for name, array in (arrays or {}).items()}
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, **entries)

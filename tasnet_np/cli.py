@@ -80,10 +80,10 @@ def _denoise(options):
 
         one = len(options.inputs) == 1 and not os.path.isdir(options.inputs[0])
         check_suffix(options.plot if one else "a.png")
-    compute_as(options)
+    device = compute_as(options)
     written = denoise_files(
         options.inputs,
-        load(options.model, options.path),
+        load(options.model, options.path).to(device),
         options.output,
         noise_out=options.noise_out,
         segment_seconds=options.segment_seconds,
@@ -220,8 +220,8 @@ def _evaluate(options):
         raise UserError(f"--mixtures {options.mixtures}, --seconds {options.seconds}: give positive numbers")
     if bool(options.speech) != bool(options.noise):
         raise UserError("--speech, --noise: give both folders, or none to use what the run held out")
-    compute_as(options)
-    model = load(options.model, options.path)
+    device = compute_as(options)
+    model = load(options.model, options.path).to(device)
     rate = model.config.sample_rate
     batches = fixed_batches(
         _unheard(options, rate),

@@ -123,7 +123,7 @@ def _train(options):
         raise UserError(f"--cache-mb {options.cache_mb:g}, --workers {options.workers}: give more than 0, and at least 1")
     how = {"minutes": options.minutes, "steps": options.steps, "path": options.path, "quiet": options.quiet}
     how |= {"cache_bytes": round(options.cache_mb * 1e6), "workers": options.workers}
-    compute_as(options)
+    how["device"] = compute_as(options)
     sources = (options.speech, options.noise, options.rooms, options.manifest, options.start, options.preset)
     if options.resume:
         if chosen or any(sources):
@@ -152,7 +152,7 @@ def add_report(commands):
     added.add_argument("--baselines", metavar="FILE", help="scores of other methods (tests/benchmarks/baselines.py)")
     added.add_argument("--mixtures", type=int, default=25, help="for each input SNR")
     added.add_argument("--seconds", type=float, default=3.0, help="length of a mixture")
-    add_computing(added)
+    add_computing(added, devices=False)
 
 
 def _report(options):

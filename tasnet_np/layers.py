@@ -8,7 +8,9 @@ each backward, never accumulated.
 
 import numpy as np
 
+from tasnet_np.device import move, move_all, on_gpu, zeros_for_each
 from tasnet_np.ops import OPS
+from tasnet_np.ops.si_snr import negative_mean_cuda
 
 PATHS = ("reference", "ops", "fused")  # the NumPy formulas; one op at a time; whole blocks at a time
 
@@ -28,6 +30,22 @@ class Layer:
     @property
     def grads(self):
         return self._collect("own_grads")
+
+    def to(self, device):
+        """Move all parameters to "cpu" or "cuda", with gradients of 0; return the layer."""
+        self._replace("own_params", move_all(self.params, device))
+        self._replace("own_grads", zeros_for_each(self.params))
+        return self
+
+    def _replace(self, kind, arrays):
+        """Set the arrays that `_collect` gives under the same names."""
+        mine = getattr(self, kind)
+        mine.update({name: arrays[name] for name in self.own_params})
+        for part_name, part in self.parts.items():
+            prefix = f"{part_name}."
+            part._replace(
+                kind, {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}
+            )
 
     def _collect(self, kind):
         arrays = dict(getattr(self, kind))
@@ -96,14 +114,22 @@ class NegativeSISNR(OpLayer):
         self.sources = len(weights) - 1
         self.with_sum = bool(weights[-1])
         self.weights = weights if self.with_sum else weights[:-1]
+        self._weights_on_gpu = None
 
     def forward(self, estimate, target, keep=True):
-        """estimate, target (B, 2, samples) -> the loss, a float."""
+        """estimate, target (B, 2, samples) -> the loss, a float; on a GPU an array (1,) that stays there."""
         if estimate.shape[1] != self.sources:
             raise ValueError(f"{estimate.shape[1]} sources but {self.sources} weights")
+        if self.with_sum and on_gpu(estimate):
+            raise ValueError("mixture_weight: has no kernel for a GPU; give 0, or train on the CPU")
         if self.with_sum:
             estimate, target = (np.concatenate([x, x.sum(1, keepdims=True)], 1) for x in (estimate, target))
         values = super().forward(estimate, keep=keep, target=target)  # (B, 2 or 3) dB
+        if on_gpu(values):
+            if self._weights_on_gpu is None:
+                self._weights_on_gpu = move(self.weights, "cuda")
+            loss, self._dvalues = negative_mean_cuda(values, self._weights_on_gpu)
+            return loss
         self._dvalues = np.tile(-self.weights / len(values), (len(values), 1)).astype(values.dtype)
         return float(-(values @ self.weights).mean())
 

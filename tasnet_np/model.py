@@ -15,7 +15,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tasnet_np.device import each, each_in_order, get_threads, over_tiles
+from tasnet_np.device import (
+    each, each_in_order, get_threads, move, on_gpu, over_tiles, stack, unstack, window, zeros,
+)  # fmt: skip
 from tasnet_np.layers import PATHS, Layer, OpLayer
 from tasnet_np.ops.tcn_block import TILE, tcn_block_inference
 
@@ -331,6 +333,7 @@ class ConvTasNet(Layer):
         if np.dtype(dtype) not in (np.float32, np.float64):
             raise ValueError(f"dtype must be float32 or float64, not {np.dtype(dtype)}")
         self.config = c = config
+        self.path = path
         self.dtype = np.dtype(dtype)
         make = _Factory(c, seed, self.dtype, path)
 
@@ -348,6 +351,7 @@ class ConvTasNet(Layer):
         names = [f"decoder_{name}" for name in SOURCES] if c.decoders == "separate" else ["decoder"]
         self.decoders = {name: make.decoder() for name in names}
 
+        self.device = "cpu"
         self._one_by_one = path == "fused"
         self._copies = []
         self._expected = None  # the shape of the next backward's argument
@@ -361,6 +365,30 @@ class ConvTasNet(Layer):
             "mask": self.mask,
             **self.decoders,
         }
+
+    def to(self, device):
+        """Move the model to "cpu" or "cuda" (see device.choose_device); return it.
+
+        On a GPU `forward` and `backward` take and return arrays there; a NumPy array is brought there, and
+        what it gave is brought back.
+        """
+        if device == "cuda" and self.path == "reference":
+            raise ValueError('path "reference" is NumPy: it cannot run on cuda; use "ops" or "fused"')
+        if device == self.device:
+            return self
+        self._copies = []
+        self._expected = None
+        self.device = device
+        return super().to(device)
+
+    def on_cpu(self):
+        """This model if it is on the CPU, else a copy there."""
+        if self.device == "cpu":
+            return self
+        copied = ConvTasNet(self.config, dtype=self.dtype, path=self.path)
+        for name, array in copied.params.items():
+            array[...] = move(self.params[name], "cpu")
+        return copied
 
     def named_parameters(self):
         """The learned arrays by name: a dict. Write into them in place to change the model."""
@@ -384,6 +412,9 @@ class ConvTasNet(Layer):
         """
         self._check(mixture)
         self._expected = (len(mixture), len(SOURCES), mixture.shape[1]) if keep else None
+        if self.device == "cuda":
+            sources = self._forward(move(mixture, "cuda"), keep)
+            return sources if on_gpu(mixture) else sources.numpy()
         if not self._one_by_one or len(mixture) == 1:
             return self._forward(mixture, keep)
         networks = self._twins(len(mixture)) if keep else [self] * len(mixture)
@@ -403,6 +434,9 @@ class ConvTasNet(Layer):
         if dsources.shape != self._expected:
             raise ValueError(f"dsources must be {self._expected}, like the sources, not {dsources.shape}")
         self._expected = None
+        if self.device == "cuda":
+            dmixture = self._backward(move(dsources, "cuda"))
+            return dmixture if on_gpu(dsources) else dmixture.numpy()
         if not self._one_by_one or len(dsources) == 1:
             return self._backward(dsources)
         networks = self._twins(len(dsources))
@@ -423,7 +457,7 @@ class ConvTasNet(Layer):
         mixture : (B, samples);  sources : (B, 2, samples)
         """
         B = len(mixture)
-        if not self._one_by_one or B == 1:
+        if not self._one_by_one or B == 1 or on_gpu(mixture):
             value = loss.forward(self.forward(mixture), sources)
             self.backward(loss.backward())
             return value
@@ -470,30 +504,30 @@ class ConvTasNet(Layer):
 
     def _forward(self, mixture, keep):
         samples = mixture.shape[1]
-        w = self.encoder.forward(self._pad(mixture), keep=keep)  # (B, N, T)
+        padded = window(mixture, -self.config.hop, self._padded(samples))
+        w = self.encoder.forward(padded, keep=keep)  # (B, N, T)
         if self.encoder_activation:
             w = self.encoder_activation.forward(w, keep=keep)
         skips = self._forward_blocks(w, keep)  # (B, Sc, T)
-        ends = self._forward_ends if keep or not self._one_by_one else self._forward_ends_in_tiles
-        sources = ends(skips, w, keep)  # (B, C, padded)
-        return np.ascontiguousarray(sources[:, :, self._inside(samples)])
+        in_tiles = self._one_by_one and not keep and not on_gpu(w)
+        ends = self._forward_ends_in_tiles if in_tiles else self._forward_ends
+        return window(ends(skips, w, keep), self.config.hop, samples)
 
     def _backward(self, dsources):
         samples = dsources.shape[2]
-        padded = np.zeros((*dsources.shape[:2], self._padded(samples)), self.dtype)
-        padded[:, :, self._inside(samples)] = dsources
+        padded = window(dsources, -self.config.hop, self._padded(samples))
         dmasks, dw = self.multiply.backward(self._backward_decoders(padded))
         dw = dw + self._backward_masks(dmasks)
         if self.encoder_activation:
             dw = self.encoder_activation.backward(dw)
         dmixture = self.encoder.backward(dw)
-        return np.ascontiguousarray(dmixture[:, self._inside(samples)])
+        return window(dmixture, self.config.hop, samples)
 
     # The separator: frames -> skips -> masks -> samples.
 
     def _forward_blocks(self, w, keep):
         x = self.bottleneck.forward(self.norm.forward(w, keep=keep), keep=keep)  # (B, B, T)
-        skips = np.zeros((len(x), self.config.skip, x.shape[2]), self.dtype)  # (B, Sc, T)
+        skips = zeros((len(x), self.config.skip, x.shape[2]), like=x)  # (B, Sc, T)
         for block in self.blocks:
             x, skips = block.forward(x, skips, keep=keep)
         return skips
@@ -525,7 +559,7 @@ class ConvTasNet(Layer):
         dlogits = self.mask_activation.backward(dmasks)
         dlogits = dlogits.reshape(len(dmasks), -1, dmasks.shape[-1])
         dskips = self.prelu.backward(self.mask.backward(dlogits))
-        dx = np.zeros((len(dskips), self.config.bottleneck, dskips.shape[2]), self.dtype)
+        dx = zeros((len(dskips), self.config.bottleneck, dskips.shape[2]), like=dskips)
         for block in reversed(self.blocks):
             dx, dskips = block.backward(dx, dskips)
         return self.norm.backward(self.bottleneck.backward(dx))
@@ -537,8 +571,8 @@ class ConvTasNet(Layer):
         if len(self.decoders) == 1:  # the sources go through as if they were a batch
             (decoder,) = self.decoders.values()
             return decoder.forward(masked.reshape(B * C, N, T), keep=keep).reshape(B, C, -1)
-        pairs = zip(self.decoders.values(), masked.swapaxes(0, 1))
-        return np.stack([decoder.forward(x, keep=keep) for decoder, x in pairs], axis=1)
+        pairs = zip(self.decoders.values(), unstack(masked))
+        return stack([decoder.forward(x, keep=keep) for decoder, x in pairs])
 
     def _backward_decoders(self, dsources):
         B, C, n = dsources.shape
@@ -546,23 +580,14 @@ class ConvTasNet(Layer):
             (decoder,) = self.decoders.values()
             dmasked = decoder.backward(dsources.reshape(B * C, n))
             return dmasked.reshape(B, C, *dmasked.shape[1:])
-        pairs = zip(self.decoders.values(), dsources.swapaxes(0, 1))
-        return np.stack([decoder.backward(dy) for decoder, dy in pairs], axis=1)
+        pairs = zip(self.decoders.values(), unstack(dsources))
+        return stack([decoder.backward(dy) for decoder, dy in pairs])
 
     # Padding: one hop of zeros on each side, so that every sample lies under two windows, and as many more
     # at the end as fill the last window.
 
     def _padded(self, samples):
         return (self.config.frames(samples) + 1) * self.config.hop
-
-    def _inside(self, samples):
-        return slice(self.config.hop, self.config.hop + samples)
-
-    def _pad(self, mixture):
-        B, samples = mixture.shape
-        padded = np.zeros((B, self._padded(samples)), self.dtype)
-        padded[:, self._inside(samples)] = mixture
-        return padded
 
     def _check(self, mixture):
         shape, dtype = np.shape(mixture), getattr(mixture, "dtype", type(mixture).__name__)

@@ -9,7 +9,11 @@ import math
 
 import numpy as np
 
-from tasnet_np.device import cpu_kernel
+from tasnet_np.device import (
+    THREADS, block_sum, cpu_kernel, cuda, cuda_kernel, empty, move, on_gpu, runs, tiles, zeros_for_each,
+)  # fmt: skip
+
+BLOCKS = 64  # at most, for a sum over one array on a GPU
 
 
 @cpu_kernel
@@ -30,11 +34,92 @@ def _adam_cpu(theta, m, v, g, rate, beta1, beta2, bias1, bias2, eps, weight_deca
         theta[i] -= rate * (m[i] / bias1) / (math.sqrt(v[i] / bias2) + eps)
 
 
+# On a GPU. Parameters follow each other in memory, and so do most gradients (see device.runs), so that a launch takes
+# many of them. What changes from step to step is in arrays: a recorded step runs with the same arguments every time.
+
+
+@cuda_kernel
+def _sum_of_squares_cuda(parts, g, first):
+    """Each block's part, in parts[first], parts[first + 1], ..."""
+    scratch = cuda.shared.array(THREADS, np.float64)
+    total = 0.0
+    for i in range(cuda.grid(1), g.size, cuda.gridsize(1)):
+        total += np.float64(g[i]) * np.float64(g[i])
+    total = block_sum(total, scratch)
+    if cuda.threadIdx.x == 0:
+        parts[first + cuda.blockIdx.x] = total
+
+
+@cuda_kernel
+def _norm_cuda(norm, parts):
+    scratch = cuda.shared.array(THREADS, np.float64)
+    total = 0.0
+    for i in range(cuda.threadIdx.x, parts.size, THREADS):
+        total += parts[i]
+    total = block_sum(total, scratch)
+    if cuda.threadIdx.x == 0:
+        norm[0] = math.sqrt(total)
+
+
+@cuda_kernel
+def _clip_cuda(g, norm, max_norm):
+    i = cuda.grid(1)
+    if i < g.size and norm[0] > max_norm:
+        g[i] *= g.dtype.type(max_norm / norm[0])
+
+
+@cuda_kernel
+def _sgd_cuda(theta, v, g, numbers, norm):
+    i, dtype = cuda.grid(1), theta.dtype
+    if i < theta.size and math.isfinite(norm[0]):
+        v[i] = dtype.type(numbers[1]) * v[i] + g[i]
+        theta[i] -= dtype.type(numbers[0]) * v[i]
+
+
+@cuda_kernel
+def _adam_cuda(theta, m, v, g, numbers, norm):
+    """numbers: rate, beta1, beta2, 1 - beta1, 1 - beta2, bias1, bias2, eps, weight_decay, in the dtype of theta."""
+    i = cuda.grid(1)
+    if i < theta.size and math.isfinite(norm[0]):
+        gradient = g[i] + numbers[8] * theta[i]
+        m[i] = numbers[1] * m[i] + numbers[3] * gradient
+        v[i] = numbers[2] * v[i] + numbers[4] * gradient * gradient
+        theta[i] -= numbers[0] * (m[i] / numbers[5]) / (math.sqrt(v[i] / numbers[6]) + numbers[7])
+
+
+@cuda_kernel
+def _average_cuda(average, theta, numbers):
+    i = cuda.grid(1)
+    if i < theta.size:
+        average[i] += numbers[0] * (theta[i] - average[i])
+
+
+def _clip_gradients_cuda(grads, max_norm):
+    arrays = [g for (g,) in runs(list(grads.values()))]
+    blocks = [min(BLOCKS, tiles(g.size)) for g in arrays]
+    parts, norm = (empty((n,), like=arrays[0], dtype=np.float64) for n in (sum(blocks), 1))
+    for i, g in enumerate(arrays):
+        _sum_of_squares_cuda[blocks[i], THREADS](parts, g, sum(blocks[:i]))
+    _norm_cuda[1, THREADS](norm, parts)
+    for g in arrays:
+        _clip_cuda[tiles(g.size), THREADS](g, norm, float(max_norm))
+    return norm
+
+
+def _place(params):
+    """An array from where the parameters are."""
+    return next(iter(params.values()), None)
+
+
 def clip_gradients(grads, max_norm):
     """Scale all gradients so that their common norm is at most `max_norm`; return the norm before.
 
     g <- g * min(1, max_norm / |g|),   |g| over all arrays together (Pascanu et al. 2013)
+
+    On a GPU the norm stays there, an array (1,): `float(norm)` waits for it.
     """
+    if on_gpu(_place(grads)):
+        return _clip_gradients_cuda(grads, max_norm)
     norm = math.sqrt(sum(_sum_of_squares_cpu(g.reshape(-1)) for g in grads.values()))
     if norm > max_norm:
         for g in grads.values():
@@ -52,27 +137,41 @@ class SGD:
         self.params = params
         self.learning_rate = learning_rate
         self.momentum = momentum
+        self.numbers = None  # on a GPU
         self.steps = 0
-        self.v = {name: np.zeros_like(theta) for name, theta in params.items()}
+        self.v = zeros_for_each(params)
 
     def step(self, grads):
         self.steps += 1
+        if on_gpu(_place(self.params)):
+            self.count_on_gpu()
+            self.update_on_gpu(grads)
+            return
         for name, theta in self.params.items():
             v = self.v[name]
             v *= self.momentum
             v += grads[name]
             theta -= self.learning_rate * v
 
+    def count_on_gpu(self):
+        """Send this step's numbers to the GPU."""
+        self.numbers = _sent(self.numbers, [self.learning_rate, self.momentum], np.float64)
+
+    def update_on_gpu(self, grads, norm=None):
+        """Change the parameters, unless `norm`, the clipped gradient's (1,), is not finite."""
+        norm = self.numbers if norm is None else norm  # the numbers are finite
+        for theta, v, g in runs(*_columns(self.params, self.v, grads)):
+            _sgd_cuda[tiles(theta.size), THREADS](theta, v, g, self.numbers, norm)
+
     def state(self):
         """What a checkpoint has to hold: numbers and arrays, by name."""
         numbers = {"steps": self.steps, "learning_rate": self.learning_rate}
-        return numbers, {f"v.{name}": v for name, v in self.v.items()}
+        return numbers, {f"v.{name}": move(v, "cpu") for name, v in self.v.items()}
 
     def restore(self, numbers, arrays):
         """Continue from what `state` returned."""
         self.steps, self.learning_rate = numbers["steps"], numbers["learning_rate"]
-        for name, v in self.v.items():
-            v[...] = arrays[f"v.{name}"]
+        _write(self.v, {name: arrays[f"v.{name}"] for name in self.v})
 
 
 class Adam:
@@ -92,11 +191,16 @@ class Adam:
         self.eps = eps
         self.weight_decay = weight_decay
         self.steps = 0  # t in the paper
-        self.m = {name: np.zeros_like(theta) for name, theta in params.items()}
-        self.v = {name: np.zeros_like(theta) for name, theta in params.items()}
+        self.m = zeros_for_each(params)
+        self.v = zeros_for_each(params)
+        self.numbers = None  # on a GPU
 
     def step(self, grads):
         self.steps += 1
+        if on_gpu(_place(self.params)):
+            self.count_on_gpu()
+            self.update_on_gpu(grads)
+            return
         beta1, beta2 = self.betas
         bias1, bias2 = 1 - beta1**self.steps, 1 - beta2**self.steps
         for name, theta in self.params.items():
@@ -104,19 +208,56 @@ class Adam:
             numbers = (self.learning_rate, beta1, beta2, bias1, bias2, self.eps, self.weight_decay)
             _adam_cpu(*arrays, *(theta.dtype.type(number) for number in numbers))
 
+    def count_on_gpu(self):
+        """Send this step's numbers to the GPU."""
+        beta1, beta2 = self.betas
+        bias1, bias2 = 1 - beta1**self.steps, 1 - beta2**self.steps
+        numbers = [self.learning_rate, beta1, beta2, 1 - beta1, 1 - beta2, bias1, bias2, self.eps, self.weight_decay]
+        self.numbers = _sent(self.numbers, numbers, _place(self.params).dtype)
+
+    def update_on_gpu(self, grads, norm=None):
+        """Change the parameters, unless `norm`, the clipped gradient's (1,), is not finite."""
+        norm = self.numbers if norm is None else norm  # the numbers are finite
+        for theta, m, v, g in runs(*_columns(self.params, self.m, self.v, grads)):
+            _adam_cuda[tiles(theta.size), THREADS](theta, m, v, g, self.numbers, norm)
+
     def state(self):
         """What a checkpoint has to hold: numbers and arrays, by name."""
         numbers = {"steps": self.steps, "learning_rate": self.learning_rate}
         moments = {"m": self.m, "v": self.v}
-        arrays = {f"{k}.{name}": a for k, moment in moments.items() for name, a in moment.items()}
+        arrays = {f"{k}.{name}": move(a, "cpu") for k, moment in moments.items() for name, a in moment.items()}
         return numbers, arrays
 
     def restore(self, numbers, arrays):
         """Continue from what `state` returned."""
         self.steps, self.learning_rate = numbers["steps"], numbers["learning_rate"]
-        for name in self.params:
-            self.m[name][...] = arrays[f"m.{name}"]
-            self.v[name][...] = arrays[f"v.{name}"]
+        for k, moment in (("m", self.m), ("v", self.v)):
+            _write(moment, {name: arrays[f"{k}.{name}"] for name in self.params})
+
+
+def _sent(array, numbers, dtype):
+    """Numbers on the GPU, in the array that already holds the last ones if there is one."""
+    numbers = np.array(numbers, dtype)
+    if array is None:
+        return move(numbers, "cuda")
+    array.copy_from(numbers)
+    return array
+
+
+def _columns(params, *others):
+    """Lists of the arrays of several dicts, in the order of the parameters."""
+    return [[arrays[name] for name in params] for arrays in (params, *others)]
+
+
+def _write(arrays, stored):
+    """Overwrite each array with the stored one of its name."""
+    for name, array in arrays.items():
+        if array.shape != stored[name].shape:
+            raise ValueError(f"{name} is {array.shape}, stored is {stored[name].shape}")
+        if on_gpu(array):
+            array.copy_from(stored[name].astype(array.dtype))
+        else:
+            array[...] = stored[name]
 
 
 class HalveOnPlateau:
@@ -189,33 +330,38 @@ class WeightAverage:
 
     def __init__(self, params, decay):
         self.params, self.decay, self.updates = params, decay, 0
-        self.average = {name: theta.copy() for name, theta in params.items()} if decay else {}
+        self.average = zeros_for_each(params) if decay else {}
+        self.numbers = None  # on a GPU
+        _write(self.average, {name: move(params[name], "cpu") for name in self.average})
 
     def update(self):
         """Take the parameters in, after a step."""
         self.updates += 1
         d = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        if self.average and on_gpu(_place(self.params)):
+            self.numbers = _sent(self.numbers, [1 - d], _place(self.params).dtype)
+            for average, theta in runs(*_columns(self.average, self.params)):
+                _average_cuda[tiles(theta.size), THREADS](average, theta, self.numbers)
+            return
         for name, average in self.average.items():
             average += average.dtype.type(1 - d) * (self.params[name] - average)
 
     @contextlib.contextmanager
     def applied(self):
         """Meanwhile the parameters hold the average; afterwards, to the bit, what they held before."""
-        before = {name: self.params[name].copy() for name in self.average}
-        for name, average in self.average.items():
-            self.params[name][...] = average
+        averaged = {name: self.params[name] for name in self.average}
+        before = {name: np.array(move(theta, "cpu")) for name, theta in averaged.items()}
+        _write(averaged, {name: move(average, "cpu") for name, average in self.average.items()})
         try:
             yield
         finally:
-            for name, theta in before.items():
-                self.params[name][...] = theta
+            _write(averaged, before)
 
     def state(self):
         """What a checkpoint has to hold: a number and arrays, by name."""
-        return self.updates, {f"average.{name}": array for name, array in self.average.items()}
+        return self.updates, {f"average.{name}": move(array, "cpu") for name, array in self.average.items()}
 
     def restore(self, updates, arrays):
         """Continue from what `state` returned."""
         self.updates = updates
-        for name, average in self.average.items():
-            average[...] = arrays[f"average.{name}"]
+        _write(self.average, {name: arrays[f"average.{name}"] for name in self.average})

@@ -14,23 +14,28 @@ def command(commands, name, run, summary):
     return added
 
 
-def add_computing(command):
-    """Options of the commands that run a network."""
+def add_computing(command, devices=True):
+    """Options of the commands that run a network, on a GPU too where there is a choice of `devices`."""
     group = command.add_argument_group("computing")
     group.add_argument(
         "--path", default="fused", help="reference (NumPy formulas), ops (one compiled op at a time) or fused"
     )
     group.add_argument("--threads", type=int, help="all cores by default")
+    if devices:
+        group.add_argument("--device", default="cpu", help="cpu, cuda, or auto: a GPU if there is one")
+    else:
+        command.set_defaults(device="cpu")
 
 
 def compute_as(options):
-    """Act on the options of `add_computing`, and say what is about to be compiled."""
-    from tasnet_np.device import keep_freed_memory, set_threads
+    """Act on the options of `add_computing`, say what is about to be compiled; return the device."""
+    from tasnet_np.device import choose_device, keep_freed_memory, set_threads
 
     keep_freed_memory()
     announce_compiling()
     if options.threads is not None:
         set_threads(options.threads)
+    return choose_device(options.device)
 
 
 def announce_compiling():

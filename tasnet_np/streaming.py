@@ -141,7 +141,7 @@ class Streamer:
         if not 0 < forgetting <= 1:
             raise ValueError(f"forgetting must be above 0 and at most 1, not {forgetting}")
         self.config, self.channels, self.dtype = c, channels, model.dtype
-        self._weights = _pack(model)
+        self._weights = _pack(model.on_cpu())
         self._state = _empty_state(c, channels, model.dtype)
         self._room = _room(c, channels * TOGETHER, model.dtype)
         self._plan = _plan(c, forgetting)

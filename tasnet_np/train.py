@@ -33,10 +33,11 @@ try:
 except ImportError:  # Windows has none
     resource = None
 
-from tasnet_np import checkpoint, layouts, manifest
+from tasnet_np import checkpoint, gpu_training, layouts, manifest
 from tasnet_np.augment import Augmentation
 from tasnet_np.corpus import CACHE_BYTES, Store, open_corpus
 from tasnet_np.data import Batch, Mixer, Prefetcher, fixed_batches
+from tasnet_np.device import move
 from tasnet_np.evaluate import evaluate
 from tasnet_np.files import UserError, atomic_path, lock, remove_temporaries
 from tasnet_np.layers import NegativeSISNR
@@ -127,6 +128,7 @@ class Trainer:
         self.without_best = 0  # validations since the best one
         self.seconds = 0.0  # of training so far
         self.fraction = 0.0  # of the run that is over
+        self.gpu_step = gpu_training.Step(model, self.loss, self.optimizer, recipe.clip)
 
     @property
     def steps(self):
@@ -153,6 +155,7 @@ class Trainer:
         for name, gradient in self.model.grads.items():
             words = name.split(".")
             part = ".".join(words[:2]) if words[0] == "blocks" else words[0]
+            gradient = move(gradient, "cpu")
             squares[part] = squares.get(part, 0.0) + float(np.vdot(gradient, gradient))
         unclipped = max(1.0, norm / self.recipe.clip)
         return {part: float(np.float32(unclipped * np.sqrt(square))) for part, square in squares.items()}
@@ -164,16 +167,20 @@ class Trainer:
         ------
         UserError : the loss or the gradient is not finite; the model is left as it was
         """
-        loss = self.model.gradients(self.loss, batch.mixture, batch.sources)
-        grads = self.model.grads
-        norm = clip_gradients(grads, self.recipe.clip)
+        step = self.steps + 1
+        if self.model.device == "cuda":
+            loss, norm = self.gpu_step(batch)
+        else:
+            loss = self.model.gradients(self.loss, batch.mixture, batch.sources)
+            norm = clip_gradients(self.model.grads, self.recipe.clip)
         if not (np.isfinite(loss) and np.isfinite(norm)):
             raise UserError(
-                f"step {self.steps + 1}: loss {loss}, gradient norm {norm} on the batch "
+                f"step {step}: loss {loss}, gradient norm {norm} on the batch "
                 f"[{'; '.join(batch.names)}]; the last good checkpoint is kept: "
                 "lower --learning-rate, or look at these recordings"
             )
-        self.optimizer.step(grads)
+        if self.model.device == "cpu":
+            self.optimizer.step(self.model.grads)
         rate = self.optimizer.learning_rate
         return {"step": self.steps, "loss": loss, "gradient_norm": norm, "learning_rate": rate}
 
@@ -215,10 +222,10 @@ class Trainer:
         checkpoint.save(self.model, path, numbers=numbers, arrays=arrays | averages)
 
     @classmethod
-    def restore(cls, file, recipe, path="fused"):
-        """Continue from what `save` wrote, on the given path through the kernels."""
+    def restore(cls, file, recipe, path="fused", device="cpu"):
+        """Continue from what `save` wrote, on the given path through the kernels and the given device."""
         stored = checkpoint.read(file, path)
-        trainer = cls(stored.model, recipe)
+        trainer = cls(stored.model.to(device), recipe)
         try:
             trainer.optimizer.restore(stored.numbers["optimizer"], stored.arrays)
             trainer.plateau.restore(stored.numbers["plateau"])
@@ -231,7 +238,7 @@ class Trainer:
 
 
 def train(
-    speech, noise, out, config, recipe, *, minutes=None, steps=None, path="fused", rooms=None, prepared=None,
+    speech, noise, out, config, recipe, *, minutes=None, steps=None, path="fused", device="cpu", rooms=None, prepared=None,
     start=None, cache_bytes=CACHE_BYTES, workers=1, quiet=False,
 ):  # fmt: skip
     """Train a model from its beginning.
@@ -245,6 +252,7 @@ def train(
     minutes, steps : when to stop, whichever comes first; DEFAULT_MINUTES if neither is given. The minutes
         count from this call, and hold the last validation and the writing of the checkpoint
     path : through the kernels, as in `ConvTasNet`
+    device : "cpu" or "cuda"
     rooms : folder of room responses
     prepared : file of a manifest (`tasnet-np prepare`) instead of the folders; it decides the parts
     start : checkpoint whose weights to begin with, instead of random ones
@@ -267,7 +275,7 @@ def train(
     goal = _goal(minutes, steps)
     about = {"speech": speech, "noise": noise, "rooms": rooms, "manifest": prepared, "start": start}
     about = {name: value and str(Path(value).resolve()) for name, value in about.items()}
-    model = _first_model(about, config, recipe, path)
+    model = _first_model(about, config, recipe, path).to(device)
     recordings = _recordings(about, recipe, quiet)
     corpora = _open(recordings, model.config, cache_bytes)
     with _writing_to(out):
@@ -281,7 +289,7 @@ def train(
         return _run(out, Trainer(model, recipe), recordings, corpora, clock, workers=workers, quiet=quiet)
 
 
-def resume(out, *, minutes=None, steps=None, path="fused", cache_bytes=CACHE_BYTES, workers=1, quiet=False):
+def resume(out, *, minutes=None, steps=None, path="fused", device="cpu", cache_bytes=CACHE_BYTES, workers=1, quiet=False):
     """Continue a run where its last checkpoint was written. `minutes` and `steps` count from its start.
 
     With another goal than before, the learning rate goes on as the schedule of the new goal says.
@@ -298,9 +306,9 @@ def resume(out, *, minutes=None, steps=None, path="fused", cache_bytes=CACHE_BYT
             goal = _goal(minutes, steps)
         same_goal = goal == read_run(out)[3]
         if (out / "last.npz").exists():
-            trainer = Trainer.restore(out / "last.npz", recipe, path)
+            trainer = Trainer.restore(out / "last.npz", recipe, path, device)
         else:  # stopped before its first checkpoint: begin again
-            trainer = Trainer(_first_model(about, config, recipe, path), recipe)
+            trainer = Trainer(_first_model(about, config, recipe, path).to(device), recipe)
         recordings = manifest.load(out / "manifest.json")
         _check_all_there(recordings, out)
         corpora = _open(recordings, config, cache_bytes)

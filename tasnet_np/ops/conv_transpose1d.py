@@ -13,12 +13,19 @@ Backward: dy[t*stride + k] goes back to both factors of each product that was ad
     dw[c, k] = sum_t  dy[t*stride + k] * x[c, t]
 
 The first line is a strided convolution: the backward of the decoder has the form of the encoder. As there, the
-sums are matrix products (frames = w^T x), for BLAS; the kernels lay the pieces down and pick them up again.
+sums are matrix products (frames = w^T x), for BLAS; the kernels lay the pieces down and pick them up again. On a GPU
+the products of the backward are the tiled one of product.py, and in the forward each thread makes a sample and gathers
+the pieces that cover it:
+
+    y[i] = sum over t, c of  x[c, t] * w[c, i - t*stride]          0 <= i - t*stride < K
 """
 
 import numpy as np
 
-from tasnet_np.device import cpu_kernel, over_samples, sizes
+from tasnet_np.device import (
+    THREADS, cpu_kernel, cuda, cuda_function, cuda_kernel, empty, on_gpu, over_samples, sizes, sum_parts, tiles,
+)  # fmt: skip
+from tasnet_np.product import Product, frames, pieces_of, weight
 
 
 def conv_transpose1d_forward_ref(x, w, *, stride):
@@ -68,18 +75,75 @@ def _conv_transpose1d_backward_cpu(dx, dw, dy, x, w, stride):
     np.matmul(x, dframes.T, out=dw)
 
 
+@cuda_kernel
+def _conv_transpose1d_forward_cuda(y, x, w, stride):
+    (C, K), T = w.shape, x.shape[2]
+    i, b = cuda.grid(1), cuda.blockIdx.y
+    if i < y.shape[1]:
+        total = y.dtype.type(0)
+        first = max(0, (i - K + stride) // stride)  # the frames that cover sample i
+        for t in range(first, min(T, i // stride + 1)):
+            for c in range(C):
+                total += x[b, c, t] * w[c, i - t * stride]
+        y[b, i] = total
+
+
+@cuda_function
+def _dframes_cuda(arrays, b, k, t):
+    dy, stride = arrays
+    return dy[b, np.uint32(t * stride + k)]
+
+
+@cuda_function
+def _dframes_transposed_cuda(arrays, b, t, k):
+    dy, stride = arrays
+    return dy[b, np.uint32(t * stride + k)]
+
+
+@cuda_function
+def _conv_transpose1d_dx_cuda(outputs, others, z, b, c, t, value):
+    outputs[0][b, c, t] = value
+    return value, value
+
+
+@cuda_function
+def _conv_transpose1d_dw_cuda(outputs, others, z, b, c, k, value):
+    outputs[0][z, c, k] = value
+    return value, value
+
+
+_dx = Product(weight, _dframes_cuda, _conv_transpose1d_dx_cuda)
+_dw = Product(frames, _dframes_transposed_cuda, _conv_transpose1d_dw_cuda, columns=64, right_along_k=True)
+
+
+def _conv_transpose1d_backward_cuda(dx, dw, dy, x, w, stride):
+    (B, C, T), (_, K) = x.shape, w.shape
+    _dx.launch((dx,), (), (w,), (dy, stride), (), B, C, T, K)
+    pieces = pieces_of(T)
+    parts = empty((B * pieces, C, K), like=x)
+    _dw.launch((parts,), (), (x,), (dy, stride), (), B, C, K, T, pieces)
+    sum_parts(dw, parts)
+
+
 def conv_transpose1d_forward(x, w, *, stride):
     """Decode frames (B, C, T) with waveforms (C, K) into samples (B, (T - 1)*stride + K)."""
     B, C, T, K = sizes("B C T K", x=(x, "B C T"), w=(w, "C K"))
-    y = np.empty((B, (T - 1) * stride + K), x.dtype)
-    over_samples(_conv_transpose1d_forward_cpu, (y, x), (w, stride))
+    y = empty((B, (T - 1) * stride + K), like=x)
+    if on_gpu(x):
+        _conv_transpose1d_forward_cuda[(tiles(y.shape[1]), B), THREADS](y, x, w, stride)
+    else:
+        over_samples(_conv_transpose1d_forward_cpu, (y, x), (w, stride))
     return y, (x, w, stride)
 
 
 def conv_transpose1d_backward(dy, cache):
     """Return dx (B, C, T) and dw (C, K)."""
     x, w, stride = cache
-    dx = np.empty(x.shape, x.dtype)
+    dx = empty(x.shape, like=x)
+    if on_gpu(x):
+        dw = empty(w.shape, like=x)
+        _conv_transpose1d_backward_cuda(dx, dw, dy, x, w, stride)
+        return dx, dw
     dw = np.empty((len(x), *w.shape), x.dtype)  # one part per sample
     over_samples(_conv_transpose1d_backward_cpu, (dx, dw, dy, x), (w, stride))
     return dx, dw.sum(axis=0)

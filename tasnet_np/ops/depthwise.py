@@ -20,11 +20,20 @@ Backward: x[c, s] was read for every y[c, t] with t + offset(k) = s, that is, t 
     dx[c, s] = sum_k  w[c, k] * dy[c, s - offset(k)]                   dy is 0 outside, too
     dw[c, k] = sum_t  dy[c, t] * x[c, t + offset(k)]
     db[c]    = sum_t  dy[c, t]
+
+On a GPU, a block of threads takes a tile of frames of one channel. What its taps reach is the tile and a halo of
+(K - 1)*dilation frames beside it: read once into shared memory, then used K times. dw is summed the other way around,
+over the frames s that are read, so that the backward needs a halo of dy alone:
+
+    dw[c, k] = sum_s  dy[c, s - offset(k)] * x[c, s]
 """
 
 import numpy as np
 
-from tasnet_np.device import cpu_kernel, over_samples, sizes
+from tasnet_np.device import (
+    THREADS, block_sum, cpu_kernel, cuda, cuda_kernel, empty, empty_in_a_row, on_gpu, over_samples, sizes, sum_parts,
+    tiles,
+)  # fmt: skip
 
 
 def _tap(T, K, k, dilation, lookahead):
@@ -94,6 +103,74 @@ def _depthwise_backward_cpu(dx, dw, db, dy, x, w, dilation, lookahead):
         db[c] = total
 
 
+@cuda_kernel
+def _depthwise_forward_cuda(y, x, w, b, dilation, lookahead):
+    T, K = x.shape[2], w.shape[1]
+    i, c, sample = cuda.threadIdx.x, cuda.blockIdx.y, cuda.blockIdx.z
+    start, halo = cuda.blockIdx.x * THREADS, (K - 1) * dilation
+    row = cuda.shared.array(0, x.dtype)  # frames from start - halo + lookahead on
+    for j in range(i, THREADS + halo, THREADS):
+        t = start - halo + lookahead + j
+        row[j] = 0
+        if t >= 0 and t < T:
+            row[j] = x[sample, c, t]
+    cuda.syncthreads()
+    t = start + i
+    if t < T:
+        total = b[c]
+        for k in range(K):
+            total += w[c, k] * row[i + k * dilation]
+        y[sample, c, t] = total
+
+
+@cuda_kernel
+def _depthwise_backward_tiles_cuda(dx, dw, db, dy, x, w, dilation, lookahead):
+    """dx, and for each tile its part of dw (parts, C, K) and db (parts, C)."""
+    T, K = x.shape[2], w.shape[1]
+    i, c, sample = cuda.threadIdx.x, cuda.blockIdx.y, cuda.blockIdx.z
+    part = sample * cuda.gridDim.x + cuda.blockIdx.x
+    start, halo = cuda.blockIdx.x * THREADS, (K - 1) * dilation
+    scratch = cuda.shared.array(THREADS, np.float64)
+    upstream = cuda.shared.array(0, x.dtype)  # dy of the frames from start - lookahead on
+    for j in range(i, THREADS + halo, THREADS):
+        t = start - lookahead + j
+        upstream[j] = 0
+        if t >= 0 and t < T:
+            upstream[j] = dy[sample, c, t]
+    cuda.syncthreads()
+    s = start + i
+    inside = s < T
+    value, total = x.dtype.type(0), x.dtype.type(0)
+    if inside:
+        value = x[sample, c, s]
+    for k in range(K):  # in the forward pass this was y[t] += w[k] * x[s], t = s - offset(k)
+        reached = upstream[i + (K - 1 - k) * dilation]
+        total += w[c, k] * reached
+        dw_k = block_sum(np.float64(reached * value), scratch)
+        if i == 0:
+            dw[part, c, k] = dw_k
+    if inside:
+        dx[sample, c, s] = total
+        total = upstream[i + lookahead]
+    else:
+        total = x.dtype.type(0)
+    db_c = block_sum(np.float64(total), scratch)
+    if i == 0:
+        db[part, c] = db_c
+
+
+def _depthwise_backward_cuda(dx, dw, db, dy, x, w, dilation, lookahead):
+    (B, C, T), K = x.shape, w.shape[1]
+    parts = tiles(T) * B
+    dw_parts, db_parts = empty((parts, C, K), like=x), empty((parts, C), like=x)
+    shared = THREADS + (K - 1) * dilation
+    _depthwise_backward_tiles_cuda[(tiles(T), C, B), THREADS, shared, x.dtype](
+        dx, dw_parts, db_parts, dy, x, w, dilation, lookahead
+    )
+    sum_parts(dw, dw_parts)
+    sum_parts(db, db_parts)
+
+
 def check_reach(K, dilation, lookahead):
     """Raise ValueError unless dilation >= 1 and 0 <= lookahead <= (K - 1)*dilation."""
     if dilation < 1 or not 0 <= lookahead <= (K - 1) * dilation:
@@ -107,15 +184,24 @@ def depthwise_forward(x, w, b, *, dilation=1, lookahead=0):
     """Convolve each channel of x (B, C, T) with its own K taps w (C, K), plus b (C,): y (B, C, T)."""
     (K,) = sizes("K", x=(x, "B C T"), w=(w, "C K"), b=(b, "C"))
     check_reach(K, dilation, lookahead)
-    y = np.empty(x.shape, x.dtype)
-    over_samples(_depthwise_forward_cpu, (y, x), (w, b, dilation, lookahead))
+    y = empty(x.shape, like=x)
+    if on_gpu(x):
+        B, C, T = x.shape
+        shared = THREADS + (K - 1) * dilation
+        _depthwise_forward_cuda[(tiles(T), C, B), THREADS, shared, x.dtype](y, x, w, b, dilation, lookahead)
+    else:
+        over_samples(_depthwise_forward_cpu, (y, x), (w, b, dilation, lookahead))
     return y, (x, w, dilation, lookahead)
 
 
 def depthwise_backward(dy, cache):
     """Return dx (B, C, T), dw (C, K) and db (C,)."""
     x, w, dilation, lookahead = cache
-    dx = np.empty(x.shape, x.dtype)
+    dx = empty(x.shape, like=x)
+    if on_gpu(x):
+        dw, db = empty_in_a_row([w.shape, (len(w),)], like=x)
+        _depthwise_backward_cuda(dx, dw, db, dy, x, w, dilation, lookahead)
+        return dx, dw, db
     dw = np.empty((len(x), *w.shape), x.dtype)  # one part per sample
     db = np.empty((len(x), len(w)), x.dtype)
     over_samples(_depthwise_backward_cpu, (dx, dw, db, dy, x), (w, dilation, lookahead))

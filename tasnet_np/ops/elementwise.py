@@ -18,7 +18,7 @@ Sigmoid: y' = exp(-x) / (1 + exp(-x))^2 = y (1 - y). Softmax: dy_j/dx_s = y_j (1
 sum of that over j, weighted by the upstream gradient, is the line above.
 
 relu and add are single NumPy expressions, which already run at the speed of memory: they have no CPU
-kernels and their public functions call the references. exp is faster in NumPy, which has it in vector
+kernels and their public functions call the references. (a + b works on a GPU, too: see device.py.) exp is faster in NumPy, which has it in vector
 instructions, than in Numba, which calls it number by number.
 """
 
@@ -26,7 +26,11 @@ import math
 
 import numpy as np
 
-from tasnet_np.device import cpu_kernel, over_samples, sizes
+from tasnet_np.device import (
+    THREADS, block_sum, cpu_kernel, cuda, cuda_kernel, empty, on_gpu, over_samples, sizes, sum_parts, tiles,
+)  # fmt: skip
+
+BLOCKS = 512  # at most, where a kernel sums over all elements
 
 
 def relu_forward_ref(x):
@@ -160,6 +164,117 @@ def _multiply_backward_cpu(da, db, dy, a, b):
             db[i] += upstream[i] * mask[i]
 
 
+@cuda_kernel
+def _relu_forward_cuda(y, x):
+    i = cuda.grid(1)
+    if i < x.size:
+        y[i] = max(x[i], x.dtype.type(0))
+
+
+@cuda_kernel
+def _relu_backward_cuda(dx, dy, x):
+    i = cuda.grid(1)
+    if i < x.size:
+        dx[i] = dy[i] if x[i] > 0 else x.dtype.type(0)
+
+
+@cuda_kernel
+def _prelu_forward_cuda(y, x, alpha):
+    i = cuda.grid(1)
+    if i < x.size:
+        y[i] = x[i] if x[i] > 0 else alpha[0] * x[i]
+
+
+@cuda_kernel
+def _prelu_backward_cuda(dx, dalpha, dy, x, alpha):
+    """dx, and each block's part of dalpha (blocks,)."""
+    scratch = cuda.shared.array(THREADS, np.float64)
+    slope, total = alpha[0], 0.0
+    for i in range(cuda.grid(1), x.size, cuda.gridsize(1)):
+        if x[i] > 0:
+            dx[i] = dy[i]
+        else:
+            dx[i] = slope * dy[i]
+            total += np.float64(dy[i]) * np.float64(x[i])
+    total = block_sum(total, scratch)
+    if cuda.threadIdx.x == 0:
+        dalpha[cuda.blockIdx.x] = total
+
+
+@cuda_kernel
+def _sigmoid_forward_cuda(y, x):
+    i = cuda.grid(1)
+    if i < x.size:
+        one = x.dtype.type(1)
+        small = x.dtype.type(math.exp(-abs(x[i])))  # in (0, 1]: never overflows
+        y[i] = (one if x[i] >= 0 else small) / (one + small)
+
+
+@cuda_kernel
+def _sigmoid_backward_cuda(dx, dy, y):
+    i = cuda.grid(1)
+    if i < y.size:
+        dx[i] = dy[i] * y[i] * (y.dtype.type(1) - y[i])
+
+
+@cuda_kernel
+def _softmax_forward_cuda(y, x):
+    i, b = cuda.grid(1), cuda.blockIdx.y
+    S, n = x.shape[1], x.shape[2]
+    if i < n:
+        largest = x[b, 0, i]
+        for s in range(1, S):
+            largest = max(largest, x[b, s, i])
+        total = y.dtype.type(0)
+        for s in range(S):
+            y[b, s, i] = math.exp(x[b, s, i] - largest)
+            total += y[b, s, i]
+        for s in range(S):
+            y[b, s, i] /= total
+
+
+@cuda_kernel
+def _softmax_backward_cuda(dx, dy, y):
+    i, b = cuda.grid(1), cuda.blockIdx.y
+    S, n = y.shape[1], y.shape[2]
+    if i < n:
+        total = y.dtype.type(0)
+        for s in range(S):
+            total += dy[b, s, i] * y[b, s, i]
+        for s in range(S):
+            dx[b, s, i] = y[b, s, i] * (dy[b, s, i] - total)
+
+
+@cuda_kernel
+def _multiply_forward_cuda(y, a, b):
+    i, sample = cuda.grid(1), cuda.blockIdx.y
+    if i < b.shape[1]:
+        for s in range(a.shape[1]):
+            y[sample, s, i] = a[sample, s, i] * b[sample, i]
+
+
+@cuda_kernel
+def _multiply_backward_cuda(da, db, dy, a, b):
+    i, sample = cuda.grid(1), cuda.blockIdx.y
+    if i < b.shape[1]:
+        total = b.dtype.type(0)
+        for s in range(a.shape[1]):
+            da[sample, s, i] = dy[sample, s, i] * b[sample, i]
+            total += dy[sample, s, i] * a[sample, s, i]
+        db[sample, i] = total
+
+
+def _each_element_cuda(kernel, *arrays):
+    """A thread for every element of arrays of one shape."""
+    kernel[tiles(arrays[0].size), THREADS](*(array.reshape(-1) for array in arrays))
+
+
+def _each_entry_cuda(kernel, *arrays):
+    """A thread for every entry of a source, which takes all sources: arrays (B, S, size) or (B, size)."""
+    B, n = arrays[0].shape[0], arrays[0].shape[2]
+    kernel[(tiles(n), B), THREADS](*arrays)
+
+
 def _flat(x):
     """One row per sample: (B, size)."""
     return x.reshape(len(x), -1)
@@ -167,26 +282,45 @@ def _flat(x):
 
 def relu_forward(x):
     """max(x, 0), any shape."""
-    return relu_forward_ref(x), (x,)
+    if not on_gpu(x):
+        return relu_forward_ref(x), (x,)
+    y = empty(x.shape, like=x)
+    _each_element_cuda(_relu_forward_cuda, y, x)
+    return y, (x,)
 
 
 def relu_backward(dy, cache):
     """Return (dx,)."""
-    return relu_backward_ref(dy, *cache)
+    (x,) = cache
+    if not on_gpu(x):
+        return relu_backward_ref(dy, x)
+    dx = empty(x.shape, like=x)
+    _each_element_cuda(_relu_backward_cuda, dx, dy, x)
+    return (dx,)
 
 
 def prelu_forward(x, alpha):
     """x where positive, alpha * x elsewhere; x (B, ...), one learned slope alpha (1,)."""
     sizes("", x=(x.reshape(-1), "n"), alpha=(alpha, "1"))
-    y = np.empty(x.shape, x.dtype)
-    over_samples(_prelu_forward_cpu, (_flat(y), _flat(x)), (alpha,))
+    y = empty(x.shape, like=x)
+    if on_gpu(x):
+        _prelu_forward_cuda[tiles(x.size), THREADS](y.reshape(-1), x.reshape(-1), alpha)
+    else:
+        over_samples(_prelu_forward_cpu, (_flat(y), _flat(x)), (alpha,))
     return y, (x, alpha)
 
 
 def prelu_backward(dy, cache):
     """Return dx (B, ...) and dalpha (1,)."""
     x, alpha = cache
-    dx = np.empty(x.shape, x.dtype)
+    dx = empty(x.shape, like=x)
+    if on_gpu(x):
+        blocks = min(BLOCKS, tiles(x.size))
+        parts, dalpha = empty((blocks,), like=x, dtype=np.float64), empty((1,), like=x)
+        flat = (array.reshape(-1) for array in (dy, x))
+        _prelu_backward_cuda[blocks, THREADS](dx.reshape(-1), parts, *flat, alpha)
+        sum_parts(dalpha, parts)
+        return dx, dalpha
     dalpha = np.empty((len(x), 1), x.dtype)  # one part per sample
     arrays = (_flat(dx), dalpha, _flat(dy), _flat(x))
     over_samples(_prelu_backward_cpu, arrays, (alpha,))
@@ -196,16 +330,22 @@ def prelu_backward(dy, cache):
 def sigmoid_forward(x):
     """1 / (1 + exp(-x)); x (B, ...)."""
     sizes("", x=(x.reshape(-1), "n"))
-    y = np.empty(x.shape, x.dtype)
-    over_samples(_sigmoid_forward_cpu, (_flat(y), _flat(x)))
+    y = empty(x.shape, like=x)
+    if on_gpu(x):
+        _each_element_cuda(_sigmoid_forward_cuda, y, x)
+    else:
+        over_samples(_sigmoid_forward_cpu, (_flat(y), _flat(x)))
     return y, (y,)
 
 
 def sigmoid_backward(dy, cache):
     """Return (dx,)."""
     (y,) = cache
-    dx = np.empty(y.shape, y.dtype)
-    over_samples(_sigmoid_backward_cpu, (_flat(dx), _flat(dy), _flat(y)))
+    dx = empty(y.shape, like=y)
+    if on_gpu(y):
+        _each_element_cuda(_sigmoid_backward_cuda, dx, dy, y)
+    else:
+        over_samples(_sigmoid_backward_cpu, (_flat(dx), _flat(dy), _flat(y)))
     return (dx,)
 
 
@@ -217,16 +357,23 @@ def _per_source(x):
 def softmax_forward(x):
     """Softmax over the sources (axis 1) of x (B, S, C, T): at every entry the masks sum to one."""
     sizes("", x=(x, "B S C T"))
-    y = np.empty(x.shape, x.dtype)
-    over_samples(_softmax_forward_cpu, (_per_source(y), _per_source(x)))
+    y = empty(x.shape, like=x)
+    if on_gpu(x):
+        _each_entry_cuda(_softmax_forward_cuda, _per_source(y), _per_source(x))
+    else:
+        over_samples(_softmax_forward_cpu, (_per_source(y), _per_source(x)))
     return y, (y,)
 
 
 def softmax_backward(dy, cache):
     """Return (dx,), of shape (B, S, C, T)."""
     (y,) = cache
-    dx = np.empty(y.shape, y.dtype)
-    over_samples(_softmax_backward_cpu, (_per_source(dx), _per_source(dy), _per_source(y)))
+    dx = empty(y.shape, like=y)
+    arrays = _per_source(dx), _per_source(dy), _per_source(y)
+    if on_gpu(y):
+        _each_entry_cuda(_softmax_backward_cuda, *arrays)
+    else:
+        over_samples(_softmax_backward_cpu, arrays)
     return (dx,)
 
 
@@ -245,15 +392,21 @@ def add_backward(dy, cache):
 def multiply_forward(a, b):
     """Masks a (B, S, C, T) on b (B, C, T): y (B, S, C, T)."""
     sizes("", a=(a, "B S C T"), b=(b, "B C T"))
-    y = np.empty(a.shape, a.dtype)
-    over_samples(_multiply_forward_cpu, (_per_source(y), _per_source(a), _flat(b)))
+    y = empty(a.shape, like=a)
+    if on_gpu(a):
+        _each_entry_cuda(_multiply_forward_cuda, _per_source(y), _per_source(a), _flat(b))
+    else:
+        over_samples(_multiply_forward_cpu, (_per_source(y), _per_source(a), _flat(b)))
     return y, (a, b)
 
 
 def multiply_backward(dy, cache):
     """Return da (B, S, C, T) and db (B, C, T)."""
     a, b = cache
-    da, db = np.empty(a.shape, a.dtype), np.empty(b.shape, b.dtype)
+    da, db = empty(a.shape, like=a), empty(b.shape, like=b)
     arrays = (_per_source(da), _flat(db), _per_source(dy), _per_source(a), _flat(b))
-    over_samples(_multiply_backward_cpu, arrays)
+    if on_gpu(a):
+        _each_entry_cuda(_multiply_backward_cuda, *arrays)
+    else:
+        over_samples(_multiply_backward_cpu, arrays)
     return da, db

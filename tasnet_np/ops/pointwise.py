@@ -14,12 +14,15 @@ Backward: each product goes back to its two factors:
     db[o]    = sum_t  dy[o, t]
 
 A matrix product is what BLAS, which NumPy calls, does best on a CPU: there are no Numba kernels here;
-the functions that take their place call BLAS for one sample.
+the functions that take their place call BLAS for one sample. On a GPU all three products are our own, the tiled
+one of product.py: below is only where their entries come from and where the results go. db is summed on the way, as
+the rows of dy pass by.
 """
 
 import numpy as np
 
-from tasnet_np.device import over_samples, sizes
+from tasnet_np.device import cuda_function, empty, empty_in_a_row, on_gpu, over_samples, sizes, sum_parts
+from tasnet_np.product import Product, frames, frames_transposed, pieces_of, weight, weight_transposed
 
 
 def pointwise_forward_ref(x, w, b):
@@ -44,11 +47,58 @@ def _pointwise_backward_cpu(dx, dw, db, dy, x, w):
     np.sum(dy, axis=1, out=db)
 
 
+@cuda_function
+def _pointwise_y_cuda(outputs, others, z, b, o, t, value):
+    outputs[0][b, o, t] = value + others[0][o]
+    return value, value
+
+
+@cuda_function
+def _pointwise_dx_cuda(outputs, others, z, b, c, t, value):
+    outputs[0][b, c, t] = value
+    return value, value
+
+
+@cuda_function
+def _pointwise_dw_cuda(outputs, others, z, b, o, c, value):
+    outputs[0][z, o, c] = value
+    return value, value
+
+
+_y = Product(weight, frames, _pointwise_y_cuda)
+_dx = Product(weight_transposed, frames, _pointwise_dx_cuda, left_along_k=False)
+_dw = Product(frames, frames_transposed, _pointwise_dw_cuda, columns=64, right_along_k=True, row_sums=True)
+
+
+def _pointwise_forward_cuda(y, x, w, b):
+    B, O, T = y.shape
+    _y.launch((y,), (), (w,), (x,), (b,), B, O, T, w.shape[1])
+
+
+def _pointwise_backward_cuda(dx, dw, db, dy, x, w):
+    B, C, T = x.shape
+    _dx.launch((dx,), (), (w,), (dy,), (), B, C, T, len(w))
+    weight_gradient_cuda(dw, db, dy, x)
+
+
+def weight_gradient_cuda(dw, db, dy, x):
+    """dw = dy x^T and db = sum dy, over all examples and frames: parts first, then their sums."""
+    (B, C, T), O = x.shape, dy.shape[1]
+    pieces = pieces_of(T)
+    dw_parts, db_parts = empty((B * pieces, O, C), like=x), empty((B * pieces, O), like=x)
+    _dw.launch((dw_parts,), (db_parts,), (dy,), (x,), (), B, O, C, T, pieces)
+    sum_parts(dw, dw_parts)
+    sum_parts(db, db_parts)
+
+
 def pointwise_forward(x, w, b):
     """Multiply every frame of x (B, C, T) by w (O, C) and add b (O,): y (B, O, T)."""
     B, O, T = sizes("B O T", x=(x, "B C T"), w=(w, "O C"), b=(b, "O"))
-    y = np.empty((B, O, T), x.dtype)
-    over_samples(_pointwise_forward_cpu, (y, x), (w, b))
+    y = empty((B, O, T), like=x)
+    if on_gpu(x):
+        _pointwise_forward_cuda(y, x, w, b)
+    else:
+        over_samples(_pointwise_forward_cpu, (y, x), (w, b))
     return y, (x, w)
 
 
@@ -56,7 +106,11 @@ def pointwise_backward(dy, cache):
     """Return dx (B, C, T), dw (O, C) and db (O,)."""
     x, w = cache
     B, O, _ = dy.shape
-    dx = np.empty(x.shape, x.dtype)
+    dx = empty(x.shape, like=x)
+    if on_gpu(x):
+        dw, db = empty_in_a_row([w.shape, (O,)], like=x)
+        _pointwise_backward_cuda(dx, dw, db, dy, x, w)
+        return dx, dw, db
     dw = np.empty((B, *w.shape), x.dtype)  # one part per sample
     db = np.empty((B, O), x.dtype)
     over_samples(_pointwise_backward_cpu, (dx, dw, db, dy, x), (w,))

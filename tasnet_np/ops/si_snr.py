@@ -32,7 +32,7 @@ import math
 
 import numpy as np
 
-from tasnet_np.device import cpu_kernel, over_samples, sizes
+from tasnet_np.device import THREADS, block_sum, cpu_kernel, cuda, cuda_kernel, empty, on_gpu, over_samples, sizes, tiles
 
 EPS = 1e-8
 SILENCE = 1e-24  # mean square
@@ -131,17 +131,112 @@ def _si_snr_backward_cpu(dx, dy, x, target, statistics, eps):
             dx[s, i] = along * (p + eps * e) - across * (e - p + eps * e)
 
 
+@cuda_kernel
+def _si_snr_forward_cuda(y, statistics, x, target, eps, silence):
+    """A block of threads for each source of each example; statistics as above."""
+    scratch = cuda.shared.array(THREADS, np.float64)
+    thread, s, b = cuda.threadIdx.x, cuda.blockIdx.x, cuda.blockIdx.y
+    n = x.shape[2]
+    total_x, total_s = 0.0, 0.0
+    for i in range(thread, n, THREADS):
+        total_x += np.float64(x[b, s, i])
+        total_s += np.float64(target[b, s, i])
+    mean_x = block_sum(total_x, scratch) / n
+    mean_s = block_sum(total_s, scratch) / n
+    dot, energy, E = 0.0, 0.0, 0.0
+    for i in range(thread, n, THREADS):
+        e = x[b, s, i] - mean_x
+        t = target[b, s, i] - mean_s
+        dot += e * t
+        energy += t * t
+        E += e * e
+    dot = block_sum(dot, scratch)
+    energy = block_sum(energy, scratch)
+    E = block_sum(E, scratch)
+    norm = math.sqrt(energy)
+    silent_target = energy <= silence * n
+    silent_estimate = E <= silence * n
+    a = 0.0
+    if not silent_target:
+        a = dot / norm
+    R = 0.0
+    if not silent_target:
+        for i in range(thread, n, THREADS):
+            across = x[b, s, i] - mean_x - a * (target[b, s, i] - mean_s) / norm
+            R += across * across
+    R = block_sum(R, scratch)
+    if thread == 0:
+        statistics[b, s, 0] = mean_x
+        statistics[b, s, 1] = mean_s
+        statistics[b, s, 2] = norm
+        statistics[b, s, 3] = a
+        statistics[b, s, 4] = E
+        statistics[b, s, 5] = R
+        if silent_target:
+            y[b, s] = 0
+        elif silent_estimate:
+            y[b, s] = DB * (math.log(eps) - math.log(1 + eps))
+        else:
+            y[b, s] = DB * (math.log(a * a + eps * E) - math.log(R + eps * E))
+        if silent_target or silent_estimate:
+            statistics[b, s, 4] = 0  # no gradient
+
+
+@cuda_kernel
+def _si_snr_backward_cuda(dx, dy, x, target, statistics, eps):
+    i, s, b = cuda.grid(1), cuda.blockIdx.y, cuda.blockIdx.z
+    if i < x.shape[2]:
+        mean_x, mean_s, norm = statistics[b, s, 0], statistics[b, s, 1], statistics[b, s, 2]
+        a, E, R = statistics[b, s, 3], statistics[b, s, 4], statistics[b, s, 5]
+        dx[b, s, i] = 0
+        if E > 0:  # in the forward pass this was y = DB * (log(a^2 + eps E) - log(R + eps E))
+            along = 2 * DB * dy[b, s] / (a * a + eps * E)
+            across = 2 * DB * dy[b, s] / (R + eps * E)
+            e = x[b, s, i] - mean_x
+            p = a * (target[b, s, i] - mean_s) / norm
+            dx[b, s, i] = along * (p + eps * e) - across * (e - p + eps * e)
+
+
+@cuda_kernel
+def _negative_mean_cuda(loss, dvalues, values, weights):
+    """loss[0] = -mean over the batch of the weighted sum of values (B, S), and its gradient. One block."""
+    scratch = cuda.shared.array(THREADS, np.float64)
+    B, S = values.shape
+    total = 0.0
+    for b in range(cuda.threadIdx.x, B, THREADS):
+        for s in range(S):
+            total += weights[s] * values[b, s]
+            dvalues[b, s] = -weights[s] / B
+    total = block_sum(total, scratch)
+    if cuda.threadIdx.x == 0:
+        loss[0] = -total / B
+
+
+def negative_mean_cuda(values, weights):
+    """The loss (1,) and the gradient of values (B, S), both on the GPU; weights (S,) in float64."""
+    loss, dvalues = empty((1,), like=values, dtype=np.float64), empty(values.shape, like=values)
+    _negative_mean_cuda[1, THREADS](loss, dvalues, values, weights)
+    return loss, dvalues
+
+
 def si_snr_forward(x, *, target):
     """SI-SNR in dB of every estimate x (B, S, n) against its target (B, S, n): y (B, S)."""
     B, S = sizes("B S", x=(x, "B S n"), target=(target, "B S n"))
-    y, statistics = np.empty((B, S), x.dtype), np.empty((B, S, 6))
-    over_samples(_si_snr_forward_cpu, (y, statistics, x, target), (EPS, SILENCE))
+    y, statistics = empty((B, S), like=x), empty((B, S, 6), like=x, dtype=np.float64)
+    if on_gpu(x):
+        _si_snr_forward_cuda[(S, B), THREADS](y, statistics, x, target, EPS, SILENCE)
+    else:
+        over_samples(_si_snr_forward_cpu, (y, statistics, x, target), (EPS, SILENCE))
     return y, (x, target, statistics)
 
 
 def si_snr_backward(dy, cache):
     """Return (dx,), of shape (B, S, n)."""
     x, target, statistics = cache
-    dx = np.empty(x.shape, x.dtype)
-    over_samples(_si_snr_backward_cpu, (dx, dy, x, target, statistics), (EPS,))
+    dx = empty(x.shape, like=x)
+    if on_gpu(x):
+        B, S, n = x.shape
+        _si_snr_backward_cuda[(tiles(n), S, B), THREADS](dx, dy, x, target, statistics, EPS)
+    else:
+        over_samples(_si_snr_backward_cpu, (dx, dy, x, target, statistics), (EPS,))
     return (dx,)

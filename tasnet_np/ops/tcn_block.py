@@ -40,19 +40,30 @@ sums for the first norm; the last one ends at da:
 
 What is kept for the backward is x and a, and for each frame m and r. The normalised rows, d and z are computed
 again from a: H + B numbers per frame instead of 6 H + B, and what is never written need not be read.
+
+On a GPU, d is kept, too, and the same passes are grouped around the products, whose tiles find their entries and use
+their results as they come: the bias, the sums for the first norm and the residual are the ends of products; prelu(d)
+and xhat2 are made where a product reads them; dy r2 is never made, as r2 scales a frame of the result as well. Sums
+over the channels of a frame are in parts, one for each row of tiles, which the scan of norms.py adds up in their order.
 """
 
 import math
 
 import numpy as np
 
-from tasnet_np.device import cpu_kernel, over_samples, over_tiles, sizes
+from tasnet_np.device import (
+    THREADS, block_sum, cpu_kernel, cuda, cuda_function, cuda_kernel, empty, empty_in_a_row, on_gpu, over_samples,
+    over_tiles, sizes, sum_parts, tiles,
+)  # fmt: skip
 from tasnet_np.ops import depthwise, elementwise, norms, pointwise
+from tasnet_np.product import ROWS, Product, frames, pieces_of, weight, weight_transposed
 
 EPS = norms.EPS
-ROWS = 16  # channels summed in the arrays' own precision before their sum goes to a float64 one
+GROUP = 16  # channels summed in the arrays' own precision before their sum goes to a float64 one
 TILE = 1024  # frames that one thread takes at a time in inference
 NORMS = {"global_layer_norm": 0, "cumulative_layer_norm": 1, "channel_layer_norm": 2}
+CHANNELS = 16  # that a block of threads on a GPU goes through
+LANES = min(32, THREADS // 4)  # threads that share a sum
 
 
 # The reference: a composition of the small ops' references.
@@ -134,7 +145,7 @@ def _expand_forward_cpu(a, s, q, b, alpha, start, stop):
             value = value if value > 0 else slope * value
             some[t] += value
             squares[t] += value * value
-        if c % ROWS == ROWS - 1 or c == len(a) - 1:
+        if c % GROUP == GROUP - 1 or c == len(a) - 1:
             _add_up_cpu(s, q, some, squares)
 
 
@@ -194,7 +205,7 @@ def _middle_forward_cpu(z, s, q, a, m, r, alpha1, gamma, beta, w, b, alpha2, tap
             out[t] = value
             some[t] += value
             squares[t] += value * value
-        if c % ROWS == ROWS - 1 or c == H - 1:
+        if c % GROUP == GROUP - 1 or c == H - 1:
             _add_up_cpu(s, q, some, squares)
 
 
@@ -262,7 +273,7 @@ def _second_norm_backward_cpu(sg, sgx, g, z, m, r):
         for t in range(len(row)):
             some[t] += gradient[t]
             products[t] += gradient[t] * (row[t] - m[t])
-        if c % ROWS == ROWS - 1 or c == len(z) - 1:
+        if c % GROUP == GROUP - 1 or c == len(z) - 1:
             _add_up_cpu(sg, sgx, some, products)
     for t in range(len(m)):
         sgx[t] *= r[t]
@@ -353,7 +364,7 @@ def _middle_backward_cpu(
                 with_xhat += upstream[t] * xhat[t]
                 alone += upstream[t]
             dw[c, k] = scale * with_xhat + shift * alone
-        if c % ROWS == ROWS - 1 or c == H - 1:
+        if c % GROUP == GROUP - 1 or c == H - 1:
             _add_up_cpu(sg, sgx, some, products)
     dalpha2[0] = total_alpha
 
@@ -462,6 +473,350 @@ def _tiled_forward(
     over_tiles(join, T, TILE)
 
 
+# The kernels on a GPU. R is the number of rows of the residual, the first rows of the second product.
+
+
+@cuda_kernel
+def _fold_cuda(w2, u, v, ws, bs, wr, br, gamma2, beta2, R):
+    """The second norm inside the second product's weights; a block of threads for each row."""
+    scratch = cuda.shared.array(THREADS, np.float64)
+    o, H = cuda.blockIdx.x, w2.shape[1]
+    total, shift = 0.0, 0.0
+    for c in range(cuda.threadIdx.x, H, THREADS):
+        w = wr[o, c] if o < R else ws[o - R, c]
+        w2[o, c] = w * gamma2[c]
+        total += w2[o, c]
+        shift += np.float64(w) * np.float64(beta2[c])
+    total = block_sum(total, scratch)
+    shift = block_sum(shift, scratch)
+    if cuda.threadIdx.x == 0:
+        u[o] = total
+        v[o] = shift + (br[o] if o < R else bs[o - R])
+
+
+@cuda_function
+def _expand_forward_cuda(outputs, others, z, b, c, t, value):
+    """a = We x + be, and p and p^2 of p = prelu(a) for the sums."""
+    be, alpha = others
+    a = value + be[c]
+    outputs[0][b, c, t] = a
+    p = np.float64(a if a > 0 else alpha[0] * a)
+    return p, p * p
+
+
+@cuda_kernel
+def _middle_forward_cuda(d, s, q, a, m, r, alpha1, gamma, beta, w, b, alpha2, dilation, lookahead):
+    """d = depthwise(norm(prelu(a))), and the sums of z = prelu(d) over groups of channels, (groups, B, T)."""
+    H, T, K = a.shape[1], a.shape[2], w.shape[1]
+    i, group, sample = cuda.threadIdx.x, cuda.blockIdx.y, cuda.blockIdx.z
+    start, halo = cuda.blockIdx.x * THREADS, (K - 1) * dilation
+    t = start + i
+    row = cuda.shared.array(0, a.dtype)  # the normalised frames from start - halo + lookahead on
+    total, total_squares = 0.0, 0.0
+    for c in range(group * CHANNELS, min(H, (group + 1) * CHANNELS)):
+        for j in range(i, THREADS + halo, THREADS):
+            read = start - halo + lookahead + j
+            row[j] = 0
+            if read >= 0 and read < T:
+                value = a[sample, c, read]
+                p = value if value > 0 else alpha1[0] * value
+                row[j] = gamma[c] * ((p - m[sample, read]) * r[sample, read]) + beta[c]
+        cuda.syncthreads()
+        if t < T:
+            value = b[c]
+            for k in range(K):
+                value += w[c, k] * row[i + k * dilation]
+            d[sample, c, t] = value
+            z = np.float64(value if value > 0 else alpha2[0] * value)
+            total += z
+            total_squares += z * z
+        cuda.syncthreads()
+    if t < T:
+        s[group, sample, t] = total
+        q[group, sample, t] = total_squares
+
+
+@cuda_function
+def _z_cuda(arrays, b, c, t):
+    d, alpha = arrays
+    value = d[b, c, t]
+    return value if value > 0 else alpha[0] * value
+
+
+@cuda_function
+def _join_forward_cuda(outputs, others, z, b, o, t, value):
+    """The second norm's correction, and the residual or the skip sum."""
+    x, skips, m, r, u, v, R = others
+    y = r[b, t] * (value - m[b, t] * u[o]) + v[o]
+    if o < R:
+        outputs[0][b, o, t] = x[b, o, t] + y
+    else:
+        outputs[1][b, o - R, t] = skips[b, o - R, t] + y
+    return value, value
+
+
+@cuda_function
+def _dy_cuda(arrays, b, o, t):
+    """The rows of dx' and, below them, those of dskips'."""
+    dx, dskips, R = arrays
+    return dx[b, o, t] if o < R else dskips[b, o - R, t]
+
+
+@cuda_function
+def _second_norm_backward_cuda(outputs, others, z, b, c, t, value):
+    """g = W2^T (dy r2), and g and g xhat2 for the sums."""
+    d, m, r, alpha = others
+    g = value * r[b, t]
+    outputs[0][b, c, t] = g
+    middle = d[b, c, t]
+    activated = middle if middle > 0 else alpha[0] * middle
+    xhat = (np.float64(activated) - m[b, t]) * r[b, t]
+    return np.float64(g), np.float64(g) * xhat
+
+
+@cuda_function
+def _xhat2_transposed_cuda(arrays, b, t, c):
+    d, m, r, alpha = arrays
+    value = d[b, c, t]
+    return ((value if value > 0 else alpha[0] * value) - m[b, t]) * r[b, t]
+
+
+@cuda_function
+def _M_cuda(outputs, others, z, b, o, c, value):
+    outputs[0][z, o, c] = value
+    return value, value
+
+
+@cuda_kernel
+def _middle_backward_cuda(
+    g1, sums, dalpha2, sg, sgx, g, d, a, A, D, m, r, alpha1, gamma, beta, w, alpha2, dilation, lookahead
+):
+    """From g at the second norm to g1 at the first one, with parts of all sums that are needed next.
+
+    sums (B * tiles, H, 3 + K): of dd (for db), dn xhat, dn and, for each tap, dd times what it read.
+    dalpha2 (groups * B * tiles,). sg, sgx (groups, B, T): of g1 and g1 xhat over a group's channels.
+    """
+    H, T, K = a.shape[1], a.shape[2], w.shape[1]
+    i, group, sample = cuda.threadIdx.x, cuda.blockIdx.y, cuda.blockIdx.z
+    part = sample * cuda.gridDim.x + cuda.blockIdx.x
+    start, halo = cuda.blockIdx.x * THREADS, (K - 1) * dilation
+    s, first, values = start + i, group * CHANNELS, 3 + K
+    scratch = cuda.shared.array(THREADS, np.float64)
+    shared = cuda.shared.array(0, a.dtype)
+    dd = shared[: THREADS + halo]  # of the frames from start - lookahead on
+    each = shared[THREADS + halo :]  # what each thread adds to the sums of a channel: values x THREADS
+    lanes = shared[THREADS + halo + values * THREADS :]  # the same summed, channels x values x LANES
+    zero = a.dtype.type(0)
+    total_alpha, total, total_x = 0.0, 0.0, 0.0
+    for c in range(first, min(H, first + CHANNELS)):
+        db_c = zero
+        for j in range(i, THREADS + halo, THREADS):
+            t = start - lookahead + j
+            dd[j] = zero
+            if t >= 0 and t < T:  # in the forward pass this was z = prelu(d), and its norm
+                middle = d[sample, c, t]
+                z = middle if middle > 0 else alpha2[0] * middle
+                dz = g[sample, c, t] + A[sample, t] + z * D[sample, t]
+                dd[j] = dz if middle > 0 else alpha2[0] * dz
+                if j >= lookahead and j < lookahead + THREADS:  # this tile's own frames
+                    db_c += dd[j]
+                    if middle <= 0:
+                        total_alpha += np.float64(dz) * np.float64(middle)
+        cuda.syncthreads()
+        xhat, dn = zero, zero
+        if s < T:
+            value = a[sample, c, s]
+            xhat = ((value if value > 0 else alpha1[0] * value) - m[sample, s]) * r[sample, s]
+        for k in range(K):  # in the forward pass this was d[t] += w[k] * (gamma * xhat[s] + beta), s = t + offset(k)
+            upstream = dd[i + (K - 1 - k) * dilation]
+            each[(3 + k) * THREADS + i] = zero
+            if s < T:
+                dn += w[c, k] * upstream
+                each[(3 + k) * THREADS + i] = upstream * (gamma[c] * xhat + beta[c])
+        each[i] = db_c
+        each[THREADS + i] = dn * xhat
+        each[2 * THREADS + i] = dn
+        if s < T:
+            gradient = gamma[c] * dn * r[sample, s]
+            g1[sample, c, s] = gradient
+            total += np.float64(gradient)
+            total_x += np.float64(gradient) * np.float64(xhat)
+        cuda.syncthreads()
+        for j in range(i, values * LANES, THREADS):
+            lane_total = zero
+            for thread in range(j % LANES, THREADS, LANES):
+                lane_total += each[j // LANES * THREADS + thread]
+            lanes[(c - first) * values * LANES + j] = lane_total
+    cuda.syncthreads()
+    for j in range(i, (min(H, first + CHANNELS) - first) * values, THREADS):
+        value = 0.0
+        for lane in range(LANES):
+            value += lanes[j * LANES + lane]
+        sums[part, first + j // values, j % values] = value
+    total_alpha = block_sum(total_alpha, scratch)
+    if i == 0:
+        dalpha2[group * cuda.gridDim.x * cuda.gridDim.z + part] = total_alpha
+    if s < T:
+        sg[group, sample, s] = total
+        sgx[group, sample, s] = total_x
+
+
+@cuda_kernel
+def _middle_sums_cuda(db, dgamma, dbeta, dw, sums):
+    """Add up the parts of `sums`; a block of threads for each channel and each of its values."""
+    scratch = cuda.shared.array(THREADS, np.float64)
+    value, c = cuda.blockIdx.x, cuda.blockIdx.y
+    total = 0.0
+    for part in range(cuda.threadIdx.x, len(sums), THREADS):
+        total += sums[part, c, value]
+    total = block_sum(total, scratch)
+    if cuda.threadIdx.x == 0:
+        if value == 0:
+            db[c] = total
+        elif value == 1:
+            dgamma[c] = total
+        elif value == 2:
+            dbeta[c] = total
+        else:
+            dw[c, value - 3] = total
+
+
+@cuda_kernel
+def _expand_backward_cuda(g, dalpha, a, A, D, alpha):
+    """From g at the first norm to da, in place; dalpha (blocks,) in parts."""
+    scratch = cuda.shared.array(THREADS, np.float64)
+    t, group, sample = cuda.grid(1), cuda.blockIdx.y, cuda.blockIdx.z
+    H, T = a.shape[1], a.shape[2]
+    total = 0.0
+    if t < T:
+        for c in range(group * CHANNELS, min(H, (group + 1) * CHANNELS)):
+            value = a[sample, c, t]  # in the forward pass this was p = prelu(a), and its norm
+            p = value if value > 0 else alpha[0] * value
+            dp = g[sample, c, t] + A[sample, t] + p * D[sample, t]
+            g[sample, c, t] = dp if value > 0 else alpha[0] * dp
+            if value <= 0:
+                total += np.float64(dp) * np.float64(value)
+    total = block_sum(total, scratch)
+    if cuda.threadIdx.x == 0:
+        dalpha[(sample * cuda.gridDim.y + group) * cuda.gridDim.x + cuda.blockIdx.x] = total
+
+
+@cuda_function
+def _dx_cuda(outputs, others, z, b, c, t, value):
+    outputs[0][b, c, t] = others[0][b, c, t] + value
+    return value, value
+
+
+@cuda_kernel
+def _unfold_cuda(dgamma2, dbeta2, dws, dbs, dwr, dbr, M, e1, ws, wr, gamma2, beta2, R):
+    """From the gradient M of W2 and e1 of v to those of W, b, gamma2 and beta2. A block takes LANES channels."""
+    from_w = cuda.shared.array(THREADS, np.float64)
+    from_e1 = cuda.shared.array(THREADS, np.float64)
+    i, (O, H) = cuda.threadIdx.x, M.shape
+    c = cuda.blockIdx.x * LANES + i % LANES
+    total, total_e1 = 0.0, 0.0
+    if c < H:
+        for o in range(i // LANES, O, THREADS // LANES):
+            dw = M[o, c] * gamma2[c] + e1[o] * beta2[c]
+            if o < R:
+                w = wr[o, c]
+                dwr[o, c] = dw
+            else:
+                w = ws[o - R, c]
+                dws[o - R, c] = dw
+            total += np.float64(w) * np.float64(M[o, c])
+            total_e1 += np.float64(w) * np.float64(e1[o])
+            if c == 0 and o < R:
+                dbr[o] = e1[o]
+            elif c == 0:
+                dbs[o - R] = e1[o]
+    from_w[i] = total
+    from_e1[i] = total_e1
+    cuda.syncthreads()
+    if i < LANES and c < H:
+        for other in range(i + LANES, THREADS, LANES):
+            total += from_w[other]
+            total_e1 += from_e1[other]
+        dgamma2[c] = total
+        dbeta2[c] = total_e1
+
+
+_expand = Product(weight, frames, _expand_forward_cuda, frame_sums=True)
+_join = Product(weight, _z_cuda, _join_forward_cuda)
+_g = Product(weight_transposed, _dy_cuda, _second_norm_backward_cuda, left_along_k=False, frame_sums=True)
+_M = Product(_dy_cuda, _xhat2_transposed_cuda, _M_cuda, right_along_k=True, row_sums=True)
+_dx = Product(weight_transposed, frames, _dx_cuda, left_along_k=False)
+
+
+def _tcn_block_forward_cuda(
+    x_next, skips_next, a, d, statistics, w2, x, skips, we, be, alpha1, gamma1, beta1, wd, bd, alpha2,
+    gamma2, beta2, ws, bs, wr, br, norm, dilation, lookahead, eps,
+):  # fmt: skip
+    (B, H, T), (O, K) = a.shape, (len(w2), wd.shape[1])
+    m1, r1, m2, r2 = statistics
+    R = O - len(ws)
+    wr, br = (ws, bs) if wr is None else (wr, br)  # never read if R = 0
+    u, v = empty((O,), like=x), empty((O,), like=x)
+    _fold_cuda[O, THREADS](w2, u, v, ws, bs, wr, br, gamma2, beta2, R)
+    sums = [empty((tiles(H, ROWS), B, T), like=x, dtype=np.float64) for _ in range(2)]
+    _expand.launch((a,), tuple(sums), (we,), (x,), (be, alpha1), B, H, T, we.shape[1])
+    norms.statistics_forward_cuda(m1, r1, *sums, H, norm, eps)
+    groups = tiles(H, CHANNELS)
+    sums = [empty((groups, B, T), like=x, dtype=np.float64) for _ in range(2)]
+    shared = THREADS + (K - 1) * dilation
+    _middle_forward_cuda[(tiles(T), groups, B), THREADS, shared, x.dtype](
+        d, *sums, a, m1, r1, alpha1, gamma1, beta1, wd, bd, alpha2, dilation, lookahead
+    )
+    norms.statistics_forward_cuda(m2, r2, *sums, H, norm, eps)
+    others = (x, skips, m2, r2, u, v, R)
+    _join.launch((x_next, skips_next), (), (w2,), (d, alpha2), others, B, O, T, H)
+
+
+def _tcn_block_backward_cuda(
+    dx, dwe, dbe, dalpha1, dgamma1, dbeta1, dwd, dbd, dalpha2, dgamma2, dbeta2, dws, dbs, dwr, dbr,
+    dx_next, dskips, x, a, d, statistics, w2, we, alpha1, gamma1, beta1, wd, alpha2, gamma2, beta2, ws, wr,
+    norm, dilation, lookahead,
+):  # fmt: skip
+    (B, H, T), (O, K) = a.shape, (len(w2), wd.shape[1])
+    m1, r1, m2, r2 = statistics
+    R = O - len(ws)
+    dy = (dx_next, dskips, R)
+
+    g, A, D = empty(a.shape, like=x), empty((B, T), like=x), empty((B, T), like=x)
+    sums = [empty((tiles(H, ROWS), B, T), like=x, dtype=np.float64) for _ in range(2)]
+    _g.launch((g,), tuple(sums), (w2,), dy, (d, m2, r2, alpha2), B, H, T, O)
+    norms.statistics_backward_cuda(A, D, *sums, m2, r2, H, norm)
+    pieces = pieces_of(T)
+    M_parts, e1_parts = empty((B * pieces, O, H), like=x), empty((B * pieces, O), like=x)
+    _M.launch((M_parts,), (e1_parts,), dy, (d, m2, r2, alpha2), (), B, O, H, T, pieces)
+    M, e1 = empty((O, H), like=x), empty((O,), like=x)
+    sum_parts(M, M_parts)
+    sum_parts(e1, e1_parts)
+    wr, dwr, dbr = (ws, dws, dbs) if wr is None else (wr, dwr, dbr)  # neither read nor written if R = 0
+    _unfold_cuda[tiles(H, LANES), THREADS](
+        dgamma2, dbeta2, dws, dbs, dwr, dbr, M, e1, ws, wr, gamma2, beta2, R
+    )
+
+    groups, parts = tiles(H, CHANNELS), B * tiles(T)
+    da = empty(a.shape, like=x)
+    sums = [empty((groups, B, T), like=x, dtype=np.float64) for _ in range(2)]
+    of_channels, of_alpha = empty((parts, H, 3 + K), like=x), empty((groups * parts,), like=x, dtype=np.float64)
+    shared = THREADS + (K - 1) * dilation + (3 + K) * (THREADS + CHANNELS * LANES)
+    _middle_backward_cuda[(tiles(T), groups, B), THREADS, shared, x.dtype](
+        da, of_channels, of_alpha, *sums, g, d, a, A, D, m1, r1, alpha1, gamma1, beta1, wd, alpha2,
+        dilation, lookahead,
+    )  # fmt: skip
+    sum_parts(dalpha2, of_alpha)
+    _middle_sums_cuda[(3 + K, H), THREADS](dbd, dgamma1, dbeta1, dwd, of_channels)
+
+    norms.statistics_backward_cuda(A, D, *sums, m1, r1, H, norm)
+    of_alpha = empty((groups * parts,), like=x, dtype=np.float64)
+    _expand_backward_cuda[(tiles(T), groups, B), THREADS](da, of_alpha, a, A, D, alpha1)
+    sum_parts(dalpha1, of_alpha)
+    pointwise.weight_gradient_cuda(dwe, dbe, da, x)
+    _dx.launch((dx,), (), (we,), (da,), (dx_next,), B, we.shape[1], T, H)
+
+
 def _folded(gamma2, beta2, ws, bs, wr, br):
     """The second norm in the product that follows it: w2, u and v, the residual's rows above the skip's."""
     R = 0 if wr is None else len(wr)
@@ -495,8 +850,8 @@ def _checked(
     if wr is not None:
         sizes("", x=(x, "B C T"), wr=(wr, "C H"), br=(br, "C"), be=(be, "H"))
     reach = _reach(K, dilation, lookahead)
-    x_next = x if wr is None else np.empty(x.shape, x.dtype)
-    return (B, H, T), reach, x_next, np.empty(skips.shape, x.dtype)
+    x_next = x if wr is None else empty(x.shape, like=x)
+    return (B, H, T), reach, x_next, empty(skips.shape, like=x)
 
 
 def tcn_block_forward(
@@ -516,6 +871,14 @@ def tcn_block_forward(
     """
     inner, ends = (we, be, alpha1, gamma1, beta1, wd, bd, alpha2), (gamma2, beta2, ws, bs, wr, br)
     (B, H, T), reach, x_next, skips_next = _checked(x, skips, *inner, *ends, dilation, lookahead)
+    if on_gpu(x):
+        a, d, *statistics = (empty(shape, like=x) for shape in 2 * ((B, H, T),) + 4 * ((B, T),))
+        w2 = empty((len(ws) + (0 if wr is None else len(wr)), H), like=x)
+        kept = (x, a, d, statistics, w2)
+        _tcn_block_forward_cuda(
+            x_next, skips_next, *kept[1:], x, skips, *inner, *ends, NORMS[norm], dilation, lookahead, eps
+        )
+        return (x_next, skips_next), (*kept, (inner, ends), (NORMS[norm], dilation, lookahead))
     folded = _folded(*ends)
     a = np.empty((B, H, T), x.dtype)
     statistics = np.empty((B, 4, T), x.dtype)  # m and r of both norms
@@ -533,6 +896,9 @@ def tcn_block_inference(
     *, norm, dilation=1, lookahead=0, eps=EPS,
 ):  # fmt: skip
     """The outputs of `tcn_block_forward` without its cache: less memory, and parallel in a batch of one."""
+    arrays = (x, skips, we, be, alpha1, gamma1, beta1, wd, bd, alpha2, gamma2, beta2, ws, bs, wr, br)
+    if on_gpu(x):
+        return tcn_block_forward(*arrays, norm=norm, dilation=dilation, lookahead=lookahead, eps=eps)[0]
     inner, ends = (we, be, alpha1, gamma1, beta1, wd, bd, alpha2), (gamma2, beta2, ws, bs, wr, br)
     (B, _, _), reach, x_next, skips_next = _checked(x, skips, *inner, *ends, dilation, lookahead)
     folded = _folded(*ends)
@@ -545,6 +911,8 @@ def tcn_block_inference(
 def tcn_block_backward(dy, cache):
     """Return the gradients of all arrays, in the order of the forward's arguments."""
     dx_next, dskips = dy
+    if on_gpu(dskips):
+        return _on_gpu_backward(dx_next, dskips, cache)
     x, a, statistics, kept, settings = cache
     we, alpha1, gamma1, beta1, wd, bd, alpha2, gamma2, beta2, ws, wr, w2 = kept
     B, H, _ = a.shape
@@ -564,3 +932,16 @@ def tcn_block_backward(dy, cache):
     _fold_backward_cpu(dw[R:], dgamma2, dbeta2, db[R:], ws, gamma2, beta2)
     residual = (dw[:R], db[:R]) if R else ()
     return dx, dskips, *inner, dgamma2, dbeta2, dw[R:], db[R:], *residual
+
+
+def _on_gpu_backward(dx_next, dskips, cache):
+    x, a, d, statistics, w2, (inner, ends), settings = cache
+    (we, be, alpha1, gamma1, beta1, wd, bd, alpha2), (gamma2, beta2, ws, bs, wr, br) = inner, ends
+    dx = empty(x.shape, like=x)
+    given = [array.shape for array in (*inner, *ends) if array is not None]
+    gradients = empty_in_a_row(given, like=x)
+    _tcn_block_backward_cuda(
+        dx, *gradients, *(() if wr is not None else (None, None)), dx_next, dskips, x, a, d, statistics, w2,
+        we, alpha1, gamma1, beta1, wd, alpha2, gamma2, beta2, ws, wr, *settings,
+    )  # fmt: skip
+    return dx, dskips, *gradients
