@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 15. Training
 #
-# Minutes: 30. Before: [12. Conv-TasNet](12_conv_tasnet.py), [13. SI-SNR](13_si_snr.py),
-# [14. Optimizers](14_optimizers.py).
+# Minutes: 30. Before: [12. Conv-TasNet, whole](12_conv_tasnet.py), [13. SI-SNR, the loss](13_si_snr.py),
+# [14. SGD and Adam](14_optimizers.py).
 #
 # You write the training loop, predict what one step of it does to the loss, and check the prediction. Then you
 # overfit one mixture, train a small denoiser on many, and read the curves: what is noise in them, what is
