@@ -1,10 +1,11 @@
 # %% [markdown]
 # # 12. Conv-TasNet, whole
+#
+# Minutes: 30. Before: [7. PReLU and the masks](07_masks.py), [10. The decoder](10_decoder.py),
+# [11. A block](11_block.py).
+#
 # All parts together: the shapes along the way, where the parameters are, the backward of the whole network, and what
 # one hears inside it after one block, two blocks, and so on.
-#
-# *30 minutes. Before: [7. PReLU and the masks](07_masks.py), [10. The decoder](10_decoder.py),
-# [11. A block](11_block.py).*
 
 # %%
 import companion
@@ -273,7 +274,7 @@ def random_batch(size=4):
 
 
 loss, optimizer, losses = NegativeSISNR(), Adam(model.params, learning_rate=3e-3), []
-for step in range(int(250 * companion.SCALE)):
+for step in range(int(200 * companion.SCALE)):
     batch, targets = random_batch()
     losses.append(loss.forward(model.forward(batch), targets))
     model.backward(loss.backward())

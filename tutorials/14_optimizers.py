@@ -1,9 +1,10 @@
 # %% [markdown]
 # # 14. SGD and Adam
+#
+# Minutes: 25. Before: [12. Conv-TasNet, whole](12_conv_tasnet.py), [13. SI-SNR, the loss](13_si_snr.py).
+#
 # What to do with a gradient once it is there: one step of SGD and one of Adam by hand, in the papers' letters; why
 # Adam corrects a bias; and what clipping protects from.
-#
-# *25 minutes. Before: [12. Conv-TasNet, whole](12_conv_tasnet.py), [13. SI-SNR, the loss](13_si_snr.py).*
 
 # %%
 import companion
@@ -347,16 +348,15 @@ with companion.fails("each array is clipped by itself"):
 
 # %% [markdown]
 # With plain SGD, clipping limits the step. With Adam, the size of the gradient cancels anyway, so a clipped step is
-# not shorter just because of the clipping. What counts is the memory: unclipped, one huge gradient stays in $v$ for a
-# thousand steps and makes all of them tiny. We let a gradient of 1 come for 2000 steps, with a single outlier of 1000
-# at step 500.
-
+# not shorter just because of the clipping. What counts is the memory: unclipped, one huge gradient stays in $v$ for
+# thousands of steps and makes all of them tiny (exercise 4). We let a gradient of 1 come for 1100 steps, with a single
+# outlier of 1000 at step 500, and ask how far the parameter gets in the last 500 steps.
 
 
 # %%
 def distance_covered(clip):
-    """How far Adam gets in 500 steps soon after the outlier, in learning rates."""
-    params, draw = {"theta": np.zeros(1)}, np.random.default_rng(3)
+    """How far Adam gets in the last 500 steps, in learning rates."""
+    params = {"theta": np.zeros(1)}
     optimizer = Adam(params, learning_rate=1.0)
     for step in range(1100):
         if step == 600:
