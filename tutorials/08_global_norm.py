@@ -1,9 +1,10 @@
 # %% [markdown]
 # # 8. Global layer norm
+#
+# Minutes: 25. Before: [2. Checking a gradient](02_checking_gradients.py), [4. Pointwise convolution](04_pointwise.py).
+#
 # You derive the backward pass of a normalisation term by term, see each term appear in a measured gradient,
 # and understand the result as geometry: two directions are taken out of the gradient.
-#
-# *25 minutes. Before: [2. Checking a gradient](02_checking_gradients.py), [4. Pointwise convolution](04_pointwise.py).*
 
 # %%
 import companion

@@ -1,9 +1,10 @@
 # %% [markdown]
 # # 10. The decoder
+#
+# Minutes: 25. Before: [3. The encoder](03_encoder.py).
+#
 # Overlap-add turns frames back into samples. You derive its backward, find that it is the encoder's mirror image, and
 # work out when a decoder undoes an encoder exactly.
-#
-# *25 minutes. Before: [3. The encoder](03_encoder.py).*
 
 # %%
 import companion

@@ -1,10 +1,11 @@
 # %% [markdown]
 # # 11. A block
+#
+# Minutes: 25. Before: [4. Pointwise convolution](04_pointwise.py), [5. Depthwise convolution](05_depthwise.py),
+# [8. Global layer norm](08_global_norm.py).
+#
 # You put the ops together into one block, with its two exits, residual and skip. You learn to read its backward as its
 # forward upwards, and see how far a row of blocks looks in time.
-#
-# *25 minutes. Before: [4. Pointwise convolution](04_pointwise.py), [5. Depthwise convolution](05_depthwise.py),
-# [8. Global layer norm](08_global_norm.py).*
 
 # %%
 import companion

@@ -1,9 +1,10 @@
 # %% [markdown]
 # # 13. SI-SNR, the loss
+#
+# Minutes: 30. Before: [2. Checking a gradient](02_checking_gradients.py).
+#
 # The loss that does not hear the level: its geometry, its gradient line by line, how the level comes back afterwards,
 # and why a denoiser needs no search over the order of its outputs.
-#
-# *30 minutes. Before: [2. Checking a gradient](02_checking_gradients.py).*
 
 # %%
 import companion

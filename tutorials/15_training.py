@@ -151,7 +151,8 @@ assert (np.diff(ratios) < 0).all()  # ever less
 # ## The same for Adam
 #
 # Adam's first step is easy to predict, too. At step $t = 1$ its moments started at 0, so with
-# $\beta_1, \beta_2$ and $\varepsilon$ as in tutorial 14, for every element $i$,
+# $\beta_1, \beta_2$ and $\varepsilon$ as in tutorial 14 (the learning rate, there $\alpha$, is $\eta$ here), for every
+# element $i$,
 #
 # $$
 # \begin{aligned}

@@ -1,8 +1,9 @@
 # %% [markdown]
 # # 9. Cumulative layer norm: solutions
-# Frames of zeros that change the level, a past that fades, silence first, and the last frame's gradient.
 #
-# *15 minutes. Before: [9. Cumulative layer norm](../09_cumulative_norm.py).*
+# Minutes: 15. Before: [9. Cumulative layer norm](../09_cumulative_norm.py).
+#
+# Frames of zeros that change the level, a past that fades, silence first, and the last frame's gradient.
 
 # %%
 import sys

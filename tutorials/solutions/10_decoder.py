@@ -1,8 +1,9 @@
 # %% [markdown]
 # # 10. The decoder: solutions
-# Windows that overlap more, an exact pair with half as many filters, masks that jump, and the price of a matrix.
 #
-# *15 minutes. Before: [10. The decoder](../10_decoder.py).*
+# Minutes: 15. Before: [10. The decoder](../10_decoder.py).
+#
+# Windows that overlap more, an exact pair with half as many filters, masks that jump, and the price of a matrix.
 
 # %%
 import sys

@@ -1,8 +1,9 @@
 # %% [markdown]
 # # 11. A block: solutions
-# Parameters counted by hand, a residual that nobody hears, rows of the right length, and the reach of a norm.
 #
-# *10 minutes. Before: [11. A block](../11_block.py).*
+# Minutes: 10. Before: [11. A block](../11_block.py).
+#
+# Parameters counted by hand, a residual that nobody hears, rows of the right length, and the reach of a norm.
 
 # %%
 import sys

@@ -1,8 +1,9 @@
 # %% [markdown]
 # # 12. Conv-TasNet, whole: solutions
-# Five million parameters from eight letters, masks of one, a block left out, and how long the network must wait.
 #
-# *15 minutes. Before: [12. Conv-TasNet, whole](../12_conv_tasnet.py).*
+# Minutes: 15. Before: [12. Conv-TasNet, whole](../12_conv_tasnet.py).
+#
+# Five million parameters from eight letters, masks of one, a block left out, and how long the network must wait.
 
 # %%
 import sys

@@ -1,8 +1,9 @@
 # %% [markdown]
 # # 13. SI-SNR, the loss: solutions
-# The mixture as an estimate, decibels as angles, a delay of one sample, and a loss that hears the level.
 #
-# *15 minutes. Before: [13. SI-SNR, the loss](../13_si_snr.py).*
+# Minutes: 15. Before: [13. SI-SNR, the loss](../13_si_snr.py).
+#
+# The mixture as an estimate, decibels as angles, a delay of one sample, and a loss that hears the level.
 
 # %%
 import sys

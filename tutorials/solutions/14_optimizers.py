@@ -1,8 +1,9 @@
 # %% [markdown]
 # # 14. SGD and Adam: solutions
-# Noise and signal in Adam, the best rate for a valley, weight decay, and how long an outlier is remembered.
 #
-# *10 minutes. Before: [14. SGD and Adam](../14_optimizers.py).*
+# Minutes: 10. Before: [14. SGD and Adam](../14_optimizers.py).
+#
+# Noise and signal in Adam, the best rate for a valley, weight decay, and how long an outlier is remembered.
 
 # %%
 import sys
