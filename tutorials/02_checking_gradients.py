@@ -126,6 +126,10 @@ assert np.isclose(central_error, abs(h**2 / 6 * third), rtol=0.01)
 # random places.
 
 # %%
+epsilon = np.finfo(np.float64).eps / 2
+assert np.isclose(epsilon, 1.1e-16, rtol=0.02)
+assert 5e-6 < np.cbrt(3 * epsilon) < 1e-5
+
 places = rng.standard_normal(300)
 
 
@@ -522,8 +526,8 @@ arrays, gradients = list(model.params.values()), list(model.grads.values())
 assert gradcheck.directional_error(network_loss, arrays, gradients) < 1e-5
 
 # %% [markdown]
-# Now one of its gradients gets the wrong sign: that of a single bias in the third block. The check sees that
-# something is wrong, but not where. Asking array by array finds the place.
+# Now one of its arrays gets the wrong sign: the bias of the depthwise convolution in the third block. The check sees
+# that something is wrong, but not where. Asking array by array finds the place.
 
 # %%
 planted = "blocks.2.depthwise.b"
