@@ -253,9 +253,9 @@ levels_db = 10 * np.log10(np.maximum((real**2 + imaginary**2)[0] / (h.sum() / 2)
 assert np.allclose(levels_db, plots.spectrogram(speech, rate), atol=1e-6)
 
 # %% [markdown]
-# The magnitude forgets the *phase*, that is, where in the window the wave begins. With magnitudes alone no waveform
-# can be built. Our encoder's numbers are signed, and nothing is squared: nothing is lost. Here is a set of only 16
-# filters of 16 taps, cosines under a window, from which the waveform comes back in full.
+# The magnitude forgets the *phase*, that is, where in the window the wave begins. The pieces can no longer just be
+# added up again. Our encoder's numbers are signed and nothing is squared, so the phase is kept. Here is a set of only
+# 16 filters of 16 taps, cosines under a window, from which the waveform comes back in full.
 
 # %%
 c, k = np.arange(K)[:, None], np.arange(K)

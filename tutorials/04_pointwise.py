@@ -54,8 +54,8 @@ assert si_snr(microphones[0], sources[0]) < 6  # dB
 assert si_snr(y[0, 0], sources[0]) > 79  # dB, and the measure ends at 80
 
 # %% [markdown]
-# With a single microphone there is one equation for two unknowns, and no matrix helps. This is why a denoiser for
-# one microphone needs an encoder and a deep network. Inside that network, channels are mixed by matrices all the
+# With a single microphone there is one equation for two unknowns, and no matrix helps. A denoiser for one
+# microphone has to know more, namely what speech is like: hence the network. Inside that network, channels are mixed by matrices all the
 # time.
 #
 # ## Formula
