@@ -41,8 +41,8 @@ companion.play(microphones[1], rate, "right microphone")
 # Can a matrix undo that? The gains are a matrix, and it has an inverse. Multiply every frame by it, and the two
 # sources are back. Multiplying every frame by the same matrix is a *pointwise convolution*.
 #
-# `si_snr` measures how much of a sound is the right one, in dB, whatever its level (tutorial 13). The left microphone
-# gets less than 6 dB. What the matrix gives back is right up to rounding.
+# `si_snr` measures how much of a sound is the right one, in dB, whatever its level (tutorial 13). The left
+# microphone gets less than 6 dB. What the matrix gives back is right up to rounding.
 
 # %%
 unmixing = np.linalg.inv(gains)
@@ -55,8 +55,8 @@ assert si_snr(y[0, 0], sources[0]) > 79  # dB, and the measure ends at 80
 
 # %% [markdown]
 # With a single microphone there is one equation for two unknowns, and no matrix helps. A denoiser for one
-# microphone has to know more, namely what speech is like: hence the network. Inside that network, channels are mixed by matrices all the
-# time.
+# microphone has to know more, namely what speech is like: hence the network. Inside that network, channels are
+# mixed by matrices all the time.
 #
 # ## Formula
 #
