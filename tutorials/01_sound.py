@@ -9,6 +9,8 @@
 # published more than once.
 
 # %% [markdown]
+# Every number that the text claims is checked by an `assert` in the code below it: if the cell runs, it is true.
+#
 # Every tutorial begins with a map of the network. The orange part is where we are. This time it is the very
 # beginning: what goes in.
 
@@ -237,6 +239,9 @@ assert (mixture == sources.sum(axis=0)).all()  # to the last bit
 # $g = \sqrt{R_s / R_v / 10^{\text{SNR}/20}}$ and sounds of equal level, $g = 10^{-\text{SNR}/40}$. The
 # decibels are halved: who asks for 7 dB gets 3.5 dB, and 12 dB becomes 6 dB. Nothing crashes, and the
 # files sound fine. Only measuring the result tells.
+#
+# Every tutorial breaks something on purpose, like this. What stands under `companion.fails` *must* fail an
+# assertion. If it does not, the tutorial stops.
 
 
 # %%
@@ -273,7 +278,9 @@ for y, name, sound in ((0, "speech", long_s), (-1, "noise", long_v)):
     waves.plot(seconds, y + sound, "-", color="black", linewidth=0.4)
     waves.text(8.05, y, name, va="center")
 waves.set(yticks=[], title="mixed at 5 dB over eight seconds")
-curve.plot(starts / rate + 0.5, found_db, "-", color="black", label="of the second around this time")
+curve.plot(
+    starts / rate + 0.5, found_db, "-", color="black", label="of the second around this time"
+)
 curve.axhline(5, color=companion.COLOURS["vermilion"], linestyle="--", label="of all eight seconds")
 curve.set(xlabel="time (s)", ylabel="SNR (dB)")
 curve.legend(loc="upper left")

@@ -46,10 +46,10 @@ rng = np.random.default_rng(2)
 # ## An example: the sigmoid
 #
 # $y = 1 / (1 + e^{-x})$ bends every number into the interval from 0 to 1. Our masks are made with it (tutorial 7).
-# Its derivative, by the chain rule, and then written with $y$ itself:
+# Its derivative $f'$, by the chain rule, and then written with $y$ itself:
 #
 # $$ \begin{aligned}
-# \frac{dy}{dx} &= \frac{-1}{(1 + e^{-x})^2} \cdot \left( -e^{-x} \right) \\
+# f'(x) &= \frac{-1}{(1 + e^{-x})^2} \cdot \left( -e^{-x} \right) \\
 # &= \frac{1}{1 + e^{-x}} \cdot \frac{e^{-x}}{1 + e^{-x}} \\
 # &= y \, (1 - y)
 # \end{aligned} $$
@@ -89,8 +89,8 @@ assert np.isclose(sigmoid(0.0), 0.5) and np.isclose(sigmoid_backward(1.0, 0.0), 
 #
 # $$ \frac{L(x + h) - L(x - h)}{2h} = L' + \tfrac{h^2}{6} L''' + \dots $$
 #
-# For the sigmoid at $x = 1$ and $h = 0.01$, the forward difference is off by 4.5e-4, and the central one by 5.9e-7.
-# Both errors are what the first term left out says they are.
+# For the sigmoid at $x = 1$ and $h = 0.01$, the forward difference is off by $4.5 \cdot 10^{-4}$, and the central
+# one by $5.9 \cdot 10^{-7}$. Both errors are what the first term left out says they are.
 
 # %%
 h, at = 0.01, 1.0
@@ -126,6 +126,10 @@ assert np.isclose(central_error, abs(h**2 / 6 * third), rtol=0.01)
 # random places.
 
 # %%
+epsilon = np.finfo(np.float64).eps / 2
+assert np.isclose(epsilon, 1.1e-16, rtol=0.02)
+assert 5e-6 < np.cbrt(3 * epsilon) < 1e-5
+
 places = rng.standard_normal(300)
 
 
@@ -397,7 +401,10 @@ def objections(backward, bug, plain_gamma):
 
 
 trials = max(40, round(40 * companion.SCALE))
-table = {name: np.mean([objections(*planted) for _ in range(trials)], axis=0) for name, planted in BUGS.items()}
+table = {
+    name: np.mean([objections(*planted) for _ in range(trials)], axis=0)
+    for name, planted in BUGS.items()
+}
 
 # %% [markdown]
 # Each number is the share of random trials in which the check objected. Above the line that should be 100 %, but
@@ -434,7 +441,11 @@ companion.show("planted_bugs")
 #   are always close to each other.
 
 # %%
-visible = [row for name, row in table.items() if "no bug" not in name and name != "norm forgets gamma, and it is 1"]
+visible = [
+    row
+    for name, row in table.items()
+    if "no bug" not in name and name != "norm forgets gamma, and it is 1"
+]
 assert all(row[3] == 1 and row[4] == 1 for row in visible)
 assert not table["norm forgets gamma, and it is 1"].any()
 assert all(row[3] == 0 and row[4] == 0 for name, row in table.items() if "no bug" in name)
@@ -515,8 +526,8 @@ arrays, gradients = list(model.params.values()), list(model.grads.values())
 assert gradcheck.directional_error(network_loss, arrays, gradients) < 1e-5
 
 # %% [markdown]
-# Now one of its gradients gets the wrong sign: that of a single bias in the third block. The check sees that
-# something is wrong, but not where. Asking array by array finds the place.
+# Now one of its arrays gets the wrong sign: the bias of the depthwise convolution in the third block. The check sees
+# that something is wrong, but not where. Asking array by array finds the place.
 
 # %%
 planted = "blocks.2.depthwise.b"
@@ -564,7 +575,9 @@ ax.plot([errors[name] for name in names], range(len(names)), "o", markersize=4)
 ax.axvline(gradcheck.TOLERANCE, color=companion.COLOURS["vermilion"], linestyle="--")
 ax.text(8e-7, 0, "tolerance", ha="right", color=companion.COLOURS["vermilion"])
 ax.set_yticks(range(len(names)), names, fontsize=7.5)
-ax.set(xscale="log", xlabel="error relative to the largest gradient", title="every case of the library")
+ax.set(
+    xscale="log", xlabel="error relative to the largest gradient", title="every case of the library"
+)
 ax.grid(axis="x")
 companion.show("all_cases")
 

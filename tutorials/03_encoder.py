@@ -44,8 +44,17 @@ colours = [companion.COLOURS[name] for name in ("blue", "vermilion")]
 for t in range((len(piece) - K) // stride + 1):
     start, end = 1000 * t * stride / rate, 1000 * (t * stride + K - 1) / rate
     height = piece.min() - 0.12 - 0.11 * (t % 2)
-    ax.plot((start, end), (height, height), "-", color=colours[t % 2], linewidth=12, solid_capstyle="butt")
-    ax.text((start + end) / 2, height, f"frame {t}", ha="center", va="center", fontsize=8, color="white")
+    ax.plot(
+        (start, end),
+        (height, height),
+        "-",
+        color=colours[t % 2],
+        linewidth=12,
+        solid_capstyle="butt",
+    )
+    ax.text(
+        (start + end) / 2, height, f"frame {t}", ha="center", va="center", fontsize=8, color="white"
+    )
 ax.set(xlabel="time (ms)", ylabel="sample", title="7 ms of speech, and the windows of its frames")
 companion.show("windows")
 
@@ -150,6 +159,7 @@ for ours, library in zip(encode_backward(dy, x, w, 3), (dx, dw)):
 # %% [markdown]
 # Both could be wrong in the same way. Finite differences do not take our word for it.
 
+
 # %%
 def check(backward):
     forward = lambda x, w: (encode(x, w, 3), (x, w))  # noqa: E731
@@ -186,7 +196,8 @@ with companion.fails("overlapping windows overwrite each other"):
 # %%
 x_apart, dy_apart = x[:, :24], dy[:, :, :4]
 for right, wrong in zip(
-    encode_backward(dy_apart, x_apart, w, 6), encode_backward_without_adding(dy_apart, x_apart, w, 6)
+    encode_backward(dy_apart, x_apart, w, 6),
+    encode_backward_without_adding(dy_apart, x_apart, w, 6),
 ):
     assert np.allclose(right, wrong)
 
@@ -242,9 +253,9 @@ levels_db = 10 * np.log10(np.maximum((real**2 + imaginary**2)[0] / (h.sum() / 2)
 assert np.allclose(levels_db, plots.spectrogram(speech, rate), atol=1e-6)
 
 # %% [markdown]
-# The magnitude forgets the *phase*, that is, where in the window the wave begins. With magnitudes alone no waveform
-# can be built. Our encoder's numbers are signed, and nothing is squared: nothing is lost. Here is a set of only 16
-# filters of 16 taps, cosines under a window, from which the waveform comes back in full.
+# The magnitude forgets the *phase*, that is, where in the window the wave begins. The pieces can no longer just be
+# added up again. Our encoder's numbers are signed and nothing is squared, so the phase is kept. Here is a set of only
+# 16 filters of 16 taps, cosines under a window, from which the waveform comes back in full.
 
 # %%
 c, k = np.arange(K)[:, None], np.arange(K)
@@ -258,7 +269,8 @@ cosine_filters = cosine_basis * h  # (16, 16)
 
 frames, _ = conv1d_forward(speech[None].astype(np.float64), cosine_filters, stride=stride)
 decoded, _ = conv_transpose1d_forward(frames, cosine_filters, stride=stride)
-assert np.allclose(decoded[0, stride:-stride], speech[stride:-stride], atol=1e-12)  # under two windows
+inside = slice(stride, -stride)  # samples under two windows
+assert np.allclose(decoded[0, inside], speech[inside], atol=1e-12)
 
 # %% [markdown]
 # Filter $c$ swings at $250 c$ Hz. So a sound can be taken apart by its filters. Hear the speech through the first
@@ -267,7 +279,9 @@ assert np.allclose(decoded[0, stride:-stride], speech[stride:-stride], atol=1e-1
 # %%
 low, high = frames.copy(), frames.copy()
 low[:, 4:], high[:, :4] = 0, 0
-low, high = (conv_transpose1d_forward(part, cosine_filters, stride=stride)[0][0] for part in (low, high))
+low, high = (
+    conv_transpose1d_forward(part, cosine_filters, stride=stride)[0][0] for part in (low, high)
+)
 companion.play(speech, rate, "speech")
 companion.play(low, rate, "through the 4 lowest filters")
 companion.play(high, rate, "through the 12 others")
@@ -300,7 +314,9 @@ for step in range(max(400, round(400 * companion.SCALE))):
     optimizer.step(model.grads)
 
 learned_filters = model.params["encoder.w"]
-print(f"loss: {losses_db[0]:.1f} dB at the first step, {np.mean(losses_db[-50:]):.1f} dB in the last 50")
+print(
+    f"loss: {losses_db[0]:.1f} dB at the first step, {np.mean(losses_db[-50:]):.1f} dB in the last 50"
+)
 assert np.mean(losses_db[-50:]) < losses_db[0] - 20
 
 # %% [markdown]
@@ -367,7 +383,9 @@ assert near_the_peak(cosine_filters) > 0.9
 # %%
 share_of_cosines = np.mean(response(cosine_filters)[2] < 1000)
 share_of_learned = np.mean(response(learned_filters)[2] < 1000)
-print(f"peaks below 1 kHz: {share_of_cosines:.0%} of the cosines, {share_of_learned:.0%} of the learned filters")
+print(
+    f"peaks below 1 kHz: {share_of_cosines:.0%} of the cosines, {share_of_learned:.0%} of the learned filters"
+)
 assert share_of_cosines == 0.25
 assert 0.25 < share_of_learned < 0.5
 

@@ -64,6 +64,7 @@ assert 2000 / rate == 0.25 and 4000 / rate == 0.5
 #
 # For 3 taps and dilation 4:
 
+
 # %%
 def offsets(K, dilation, lookahead):
     return [lookahead - (K - 1 - k) * dilation for k in range(K)]
@@ -213,7 +214,9 @@ def causal_by_chopping(x, w, b, dilation):
     T, K = x.shape[2], w.shape[1]
     pad = (K - 1) * dilation
     padded = np.pad(x, ((0, 0), (0, 0), (pad, pad)))
-    y = b[:, None] + sum(w[:, k, None] * padded[:, :, k * dilation : k * dilation + T + pad] for k in range(K))
+    y = b[:, None] + sum(
+        w[:, k, None] * padded[:, :, k * dilation : k * dilation + T + pad] for k in range(K)
+    )
     return y[:, :, :-pad]
 
 
@@ -234,7 +237,9 @@ with companion.fails("one tap, so nothing is left"):
 def past_is_unchanged(lookahead):
     changed = x.copy()
     changed[:, :, 10:] = rng.standard_normal(changed[:, :, 10:].shape)
-    before, after = (depthwise(each, w3, b, dilation=2, lookahead=lookahead) for each in (x, changed))
+    before, after = (
+        depthwise(each, w3, b, dilation=2, lookahead=lookahead) for each in (x, changed)
+    )
     return np.array_equal(before[:, :, :10], after[:, :, :10])
 
 
@@ -290,6 +295,7 @@ for dilations, frames in (((1, 1, 1, 1), 9), ((1, 2, 4, 8), 31)):
 
 # %%
 def draw_triangle(ax, bars, dilations, K=3, T=33):
+    sky, blue = companion.COLOURS["sky"], companion.COLOURS["blue"]
     reached = {T - 1}
     for level in range(len(dilations), 0, -1):
         ax.plot(range(T), [level] * T, ".", color="lightgray", markersize=3, zorder=1)
@@ -298,8 +304,8 @@ def draw_triangle(ax, bars, dilations, K=3, T=33):
             for k in range(K):
                 source = t - (K - 1 - k) * dilations[level - 1]
                 below.add(source)
-                ax.plot((source, t), (level - 1, level), "-", color=companion.COLOURS["sky"], linewidth=0.8)
-        ax.plot(list(reached), [level] * len(reached), "o", color=companion.COLOURS["blue"], markersize=5, zorder=2)
+                ax.plot((source, t), (level - 1, level), "-", color=sky, linewidth=0.8)
+        ax.plot(list(reached), [level] * len(reached), "o", color=blue, markersize=5, zorder=2)
         reached = below
     ax.plot(range(T), [0] * T, ".", color="lightgray", markersize=3, zorder=1)
     ax.plot(list(reached), [0] * len(reached), "o", color="black", markersize=5, zorder=2)
@@ -405,7 +411,8 @@ assert seen[-1] - 1003 == 12 < config.latency_samples == 16
 
 # %%
 params = ConvTasNet(small).params
-assert params["blocks.0.depthwise.w"].shape == (128, 3) and params["blocks.0.depthwise.w"].size == 384
+taps = params["blocks.0.depthwise.w"]
+assert taps.shape == (128, 3) and taps.size == 384
 assert params["blocks.0.expand.w"].size == 8192
 assert [small.dilation(i) for i in range(12)] == [1, 2, 4, 8, 16, 32] * 2
 assert all(small.lookahead(i) == 0 for i in range(12))  # causal

@@ -169,7 +169,9 @@ assert np.isclose(share, 16_768 / 49_152) and round(100 * share) == 34
 fig, ax = plt.subplots(figsize=(7.5, 3.2))
 sizes = np.arange(1, 17)
 for channels in (16, 128, 512):
-    ax.plot(sizes, 1 / (1 / channels + 1 / sizes), marker="o", markersize=3, label=f"{channels} outputs")
+    ax.plot(
+        sizes, 1 / (1 / channels + 1 / sizes), marker="o", markersize=3, label=f"{channels} outputs"
+    )
 ax.plot(sizes, sizes, color="gray", linestyle=":", label="K")
 ax.axvline(3, color="black", linewidth=0.8)
 ax.text(3.1, 14, "this network", va="top")
@@ -203,7 +205,12 @@ def block_parts(config, separate):
     }
 
 
-looks = {"expand": ("sky", ""), "along time": ("orange", "///"), "residual": ("blue", ""), "skip": ("green", "...")}
+looks = {
+    "expand": ("sky", ""),
+    "along time": ("orange", "///"),
+    "residual": ("blue", ""),
+    "skip": ("green", "..."),
+}
 fig, axes = plt.subplots(2, figsize=(7.5, 3.8))
 for ax, name in zip(axes, ("small", "paper")):
     for row, separate in enumerate((False, True)):
@@ -234,7 +241,7 @@ assert round(73_728 / 24_960) == 3 and round(983_040 / 198_144) == 5
 
 # The counts are those of the model's own arrays.
 params = ConvTasNet(Config.preset("small")).params
-for part, key in {"expand": "expand", "along time": "depthwise", "residual": "residual", "skip": "skip"}.items():
+for part, key in zip(looks, ("expand", "depthwise", "residual", "skip")):
     assert params[f"blocks.0.{key}.w"].size == block_parts(Config.preset("small"), True)[part]
 
 # %% [markdown]
@@ -281,7 +288,7 @@ assert np.linalg.matrix_rank(w[:, 0, :]) == 1  # the separable one from above
 # swap.
 
 # %%
-x5, d5, p5 = rng.standard_normal((2, 5, 11)), rng.standard_normal((5, 3)), rng.standard_normal((5, 5))
+x5, d5, p5 = (rng.standard_normal(shape) for shape in ((2, 5, 11), (5, 3), (5, 5)))
 ours = separable(x5, d5, p5)
 mixed, _ = pointwise_forward(x5, p5, np.zeros(5))
 swapped, _ = depthwise_forward(mixed, d5, np.zeros(5))
@@ -399,9 +406,13 @@ measured = {
     "pointwise": (best_milliseconds(lambda: pointwise_forward(h, p, zero)), O * C * T),
 }
 for name, (milliseconds, count) in measured.items():
-    print(f"{name:24} {milliseconds:7.2f} ms   {count / milliseconds / 1e6:6.1f} multiplications per nanosecond")
+    print(
+        f"{name:24} {milliseconds:7.2f} ms   {count / milliseconds / 1e6:6.1f} multiplications per nanosecond"
+    )
 times = [milliseconds for milliseconds, _ in measured.values()]
-print(f"separable: {(times[1] + times[2]) / times[0]:.0%} of the time, {1 / O + 1 / K:.0%} of the multiplications")
+print(
+    f"separable: {(times[1] + times[2]) / times[0]:.0%} of the time, {1 / O + 1 / K:.0%} of the multiplications"
+)
 
 assert np.allclose(full(x, w), pointwise_forward(h, p, zero)[0], atol=1e-3)  # the same result
 

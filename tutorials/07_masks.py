@@ -54,7 +54,9 @@ companion.play(masked, rate, "masked")
 fig, axes = plt.subplots(4, figsize=(7.5, 8.5), sharex=True)
 companion.spectrogram(axes[0], sources[0], rate, "speech")
 companion.spectrogram(axes[1], mixture, rate, "mixture")
-image = axes[2].pcolormesh(np.arange(X.shape[1]) * 64 / rate, np.linspace(0, 4, 129), ratio_mask, vmin=0, vmax=1)
+image = axes[2].pcolormesh(
+    np.arange(X.shape[1]) * 64 / rate, np.linspace(0, 4, 129), ratio_mask, vmin=0, vmax=1
+)
 axes[2].set(title="mask", ylabel="frequency (kHz)")
 axes[2].grid(False)
 fig.colorbar(image, ax=axes[2], label="mask", pad=0.01)
@@ -124,7 +126,10 @@ assert np.array_equal(relu_backward(dy, cache)[0], prelu_gradients(dy, x, 0)[0])
 def error_of(forward, gradients, *arrays):
     """The library's gradient check for a forward and a backward without a cache."""
     return gradcheck.check_gradients(
-        lambda *arrays: (forward(*arrays), arrays), lambda dy, arrays: gradients(dy, *arrays), arrays, {}
+        lambda *arrays: (forward(*arrays), arrays),
+        lambda dy, arrays: gradients(dy, *arrays),
+        arrays,
+        {},
     )
 
 
@@ -156,7 +161,8 @@ with companion.fails("positive numbers count in dalpha"):
 
 # %%
 logit = np.linspace(-6, 6, 241)
-pair = np.stack([logit, np.zeros_like(logit)])[None, :, None, :]  # (1, 2, 1, 241): the noise's logit is 0
+pair = np.zeros((1, 2, 1, len(logit)))  # the noise's logit is 0
+pair[0, 0, 0] = logit
 curves = {
     "sigmoid": (sigmoid_forward(logit[None])[0][0], "-"),
     "softmax, other logit 0": (softmax_forward(pair)[0][0, 0, 0], ":"),
@@ -168,7 +174,7 @@ for (name, (values, style)), width in zip(curves.items(), (1.5, 4, 1.5, 1.5)):
     left.plot(logit, values, style, linewidth=width, label=name)
     right.plot(logit, np.gradient(values, logit), style, linewidth=width, label=name)
 left.set(xlabel="x", ylabel="y", ylim=(-1.7, 3.2), title="activation")
-right.set(xlabel="x", ylabel="dy/dx", title="its slope")
+right.set(xlabel="x", ylabel="slope", title="its slope")
 left.legend(fontsize=8)
 companion.show("activations")
 
@@ -333,7 +339,9 @@ assert np.allclose(decode(b)[inside], mixture[:samples][inside], atol=1e-6)
 assert si_snr(decode(ideal * b)[inside], target) > 79  # the measure ends at 80
 
 share_inside = np.mean((ideal >= 0) & (ideal <= 1))
-print(f"below 0: {np.mean(ideal < 0):.0%}, 0 to 1: {share_inside:.0%}, above 1: {np.mean(ideal > 1):.0%}")
+print(
+    f"below 0: {np.mean(ideal < 0):.0%}, 0 to 1: {share_inside:.0%}, above 1: {np.mean(ideal > 1):.0%}"
+)
 
 # %% [markdown]
 # Only 57 % of the ideal values lie between 0 and 1. How much does it matter? Force the ideal mask into the range of
@@ -343,7 +351,10 @@ print(f"below 0: {np.mean(ideal < 0):.0%}, 0 to 1: {share_inside:.0%}, above 1: 
 # %%
 assert round(100 * share_inside) == 57
 ranges = {"ReLU: 0 and up": (0, np.inf), "sigmoid: 0 to 1": (0, 1)}
-best = {name: si_snr(decode(np.clip(ideal, *limits) * b)[inside], target) for name, limits in ranges.items()}
+best = {
+    name: si_snr(decode(np.clip(ideal, *limits) * b)[inside], target)
+    for name, limits in ranges.items()
+}
 best["0 or 1"] = si_snr(decode((ideal > 0.5) * b)[inside], target)
 best["no mask"] = si_snr(decode(b)[inside], target)
 
@@ -397,9 +408,10 @@ fig, axes = plt.subplots(4, figsize=(7.5, 8), sharex=True)
 for ax, (title, values) in zip(axes, pictures.items()):
     values, limits, label = values[:, start : start + 40], (0, 1), "mask"
     if title != "mask, 0 to 1":
-        values, limits, label = np.sign(values) * np.sqrt(np.abs(values)), (-0.7, 0.7), "signed root"
-    place = {"origin": "lower", "extent": (0, 40, -0.5, 15.5), "aspect": "auto", "interpolation": "nearest"}
-    image = ax.imshow(values, vmin=limits[0], vmax=limits[1], **place)
+        values = np.sign(values) * np.sqrt(np.abs(values))
+        limits, label = (-0.7, 0.7), "signed root"
+    place = {"origin": "lower", "extent": (0, 40, -0.5, 15.5), "aspect": "auto"}
+    image = ax.imshow(values, interpolation="nearest", vmin=limits[0], vmax=limits[1], **place)
     ax.set(title=title, ylabel="filter")
     ax.grid(False)
     fig.colorbar(image, ax=ax, pad=0.01, label=label)

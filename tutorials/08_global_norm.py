@@ -1,9 +1,10 @@
 # %% [markdown]
 # # 8. Global layer norm
+#
+# Minutes: 25. Before: [2. Checking a gradient](02_checking_gradients.py), [4. Pointwise convolution](04_pointwise.py).
+#
 # You derive the backward pass of a normalisation term by term, see each term appear in a measured gradient,
 # and understand the result as geometry: two directions are taken out of the gradient.
-#
-# *25 minutes. Before: [2. Checking a gradient](02_checking_gradients.py), [4. Pointwise convolution](04_pointwise.py).*
 
 # %%
 import companion
@@ -366,6 +367,7 @@ for bug in BUGS:
 ones, dy_ones = np.ones(5), np.ones_like(x)
 _, cache_ones = norm_forward(x, ones, np.zeros(5))
 wrong_by = {bug: np.abs(buggy_backward(bug)(dy_ones, cache_ones)[0]).max() for bug in BUGS}
+assert np.abs(norm_backward(dy_ones, cache_ones)[0]).max() < 1e-12  # the true gradient
 assert wrong_by["gamma"] < 1e-12  # not seen
 assert wrong_by["mean(g xhat)"] < 1e-12  # not seen
 assert wrong_by["mean(g)"] > 0.1  # seen

@@ -1,9 +1,10 @@
 # %% [markdown]
 # # 9. Cumulative layer norm
+#
+# Minutes: 30. Before: [8. Global layer norm](08_global_norm.py).
+#
 # A norm that cannot see the future: what that costs, why its backward is a sum over the future, why its sums
 # need float64, and which other norms go by its name.
-#
-# *30 minutes. Before: [8. Global layer norm](08_global_norm.py).*
 
 # %%
 import companion

@@ -1,9 +1,10 @@
 # %% [markdown]
 # # 10. The decoder
+#
+# Minutes: 25. Before: [3. The encoder](03_encoder.py).
+#
 # Overlap-add turns frames back into samples. You derive its backward, find that it is the encoder's mirror image, and
 # work out when a decoder undoes an encoder exactly.
-#
-# *25 minutes. Before: [3. The encoder](03_encoder.py).*
 
 # %%
 import companion
@@ -74,7 +75,7 @@ assert np.allclose(y[0, 8:16], pieces[0, 8:] + pieces[1, :8])  # two pieces over
 # `x` has shape `(B, C, T)`, the waveforms `w` have shape `(C, K)`, and `y` has shape `(B, n)` with
 # $n = (T - 1) \cdot \text{stride} + K$. For every $c$, $t$ and $k$, one product is added to one sample:
 #
-# $$ y[t \cdot \text{stride} + k] \mathrel{+}= x[c, t]\, w[c, k] $$
+# $$ y[i] \leftarrow y[i] + x[c, t]\, w[c, k] \qquad i = t \cdot \text{stride} + k $$
 #
 # As a sum: sample $i$ collects all pairs $(t, k)$ that point at it.
 #
@@ -138,13 +139,13 @@ assert check_gradients(decoder_forward, decoder_backward, [x, w], {"stride": 3})
 # %% [markdown]
 # ## The encoder's mirror image
 #
-# With fixed `w` the encoder is a matrix $E$: it takes $n$ samples to $C\,T$ numbers. The decoder with the same `w` takes
-# $C\,T$ numbers to $n$ samples, and it is the *transposed* matrix $E^T$. That is why the op is called transposed
-# convolution. It also explains the backward passes at once. The backward of a matrix is its transpose. So the encoder's
-# backward is the decoder, and the decoder's backward is $(E^T)^T = E$, the encoder.
+# With fixed `w` the encoder is a matrix $E$: it takes $n$ samples to $C\,T$ numbers. The decoder with the same `w`
+# takes $C\,T$ numbers to $n$ samples, and it is the *transposed* matrix $E^T$. That is why the op is called
+# transposed convolution. It also explains the backward passes at once. The backward of a matrix is its transpose. So
+# the encoder's backward is the decoder, and the decoder's backward is $(E^T)^T = E$, the encoder.
 #
-# A matrix and its transpose fulfil $\langle E a, b \rangle = \langle a, E^T b \rangle$ for all $a$, $b$. This is a quick
-# test, with no matrix written down.
+# A matrix and its transpose fulfil $\langle E a, b \rangle = \langle a, E^T b \rangle$ for all $a$, $b$. This is a
+# quick test, with no matrix written down.
 
 # %%
 a, b = rng.standard_normal((1, 24)), rng.standard_normal((1, 5, 7))
@@ -313,9 +314,10 @@ assert relative_error(whole, sound) < 1e-10
 # %% [markdown]
 # ## Learn it
 #
-# Nobody gives our network a pseudo-inverse. Encoder and decoder start with random numbers, and gradients do the rest. We
-# can watch this for the pair alone. The input is white noise, as it contains all frequencies. The loss is the squared
-# error between output and input. Both backward passes are the library's, and the optimiser is Adam (tutorial 14).
+# Nobody gives our network a pseudo-inverse. Encoder and decoder start with random numbers, and gradients do the rest.
+# We can watch this for the pair alone. The input is white noise, as it contains all frequencies. The loss is the
+# squared error between output and input. Both backward passes are the library's, and the optimiser is Adam (tutorial
+# 14).
 
 # %%
 params = {"w": rng.uniform(-0.25, 0.25, (32, K)), "u": rng.uniform(-0.25, 0.25, (32, K))}
@@ -335,10 +337,10 @@ for step in range(int(800 * companion.SCALE)):
     optimizer.step({"w": dw, "u": du})
 
 # %% [markdown]
-# The error falls until only the rounding of float64 is left, more than 250 dB below the input. The three conditions have
-# come true, although we never told anybody about them. Look at the learned matrix: the two outer squares are empty. The
-# two on the diagonal are neither $\frac12 I$ nor a fade. What one has too much beside its diagonal, the other has too
-# little, and their sum is the identity. There are many solutions, and training found one of them.
+# The error falls until only the rounding of float64 is left, more than 250 dB below the input. The three conditions
+# have come true, although we never told anybody about them. Look at the learned matrix: the two outer squares are
+# empty. The two on the diagonal are neither $\frac12 I$ nor a fade. What one has too much beside its diagonal, the
+# other has too little, and their sum is the identity. There are many solutions, and training found one of them.
 
 # %%
 fig, (curve, *matrices) = plt.subplots(1, 3, figsize=(9, 3), width_ratios=(1.3, 1, 1))
@@ -363,10 +365,10 @@ if companion.SCALE >= 1:
 # %% [markdown]
 # ## Where it sits in the model
 #
-# In the `small` model one decoder of 128 waveforms makes both sources, one after the other, as if they were a batch. The
-# `origin` preset has one decoder for each. A Conv-TasNet is not trained to copy its input. So nothing forces its encoder
-# and decoder to be inverses, and before training they are far from it: going there and back, less than 0 dB of the voice
-# is left.
+# In the `small` model one decoder of 128 waveforms makes both sources, one after the other, as if they were a batch.
+# The `origin` preset has one decoder for each. A Conv-TasNet is not trained to copy its input. So nothing forces its
+# encoder and decoder to be inverses, and before training they are far from it: going there and back, less than 0 dB
+# of the voice is left.
 
 # %%
 model = ConvTasNet(Config(), seed=0, dtype=np.float64)
@@ -381,9 +383,9 @@ assert si_snr(there_and_back(sound, w, u)[0], sound[0, : back.shape[1]]) < 0
 #
 # 1. Let the stride be $K / 4$. How many windows cover a sample now? Which factor must stand before the pseudo-inverse?
 #    Check it.
-# 2. With 8 filters of 16 samples, $M = \frac12 I$ is impossible. Why? And yet there is an exact pair with 8 filters, used
-#    in MP3 and AAC: $w[c, k] = \sqrt{4 / K}\; h[k] \cos\left( \frac{2 \pi}{K} (k + \frac12 + \frac{K}{4})(c + \frac12) \right)$
-#    for both, with the sine fade $h$. Check the three conditions, and look at $M$.
+# 2. With 8 filters of 16 samples, $M = \frac12 I$ is impossible. Why? And yet there is an exact pair with 8 filters,
+#    used in MP3 and AAC: $w[c, k] = \sqrt{4 / K}\; h[k] \cos\left( \frac{2 \pi}{K} (k + \frac12 + \frac{K}{4})(c +
+#    \frac12) \right)$ for both, with the sine fade $h$. Check the three conditions, and look at $M$.
 # 3. Let a mask be 1 in even frames and 0 in odd ones. What comes out of the pseudo-inverse pair, and what of the faded
 #    cosines? Look at both and say which sounds smoother.
 # 4. How many multiplications does the decoder of the `small` model need for one second of one source? How many does a

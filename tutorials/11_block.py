@@ -1,10 +1,11 @@
 # %% [markdown]
 # # 11. A block
+#
+# Minutes: 25. Before: [4. Pointwise convolution](04_pointwise.py), [5. Depthwise convolution](05_depthwise.py),
+# [8. Global layer norm](08_global_norm.py).
+#
 # You put the ops together into one block, with its two exits, residual and skip. You learn to read its backward as its
 # forward upwards, and see how far a row of blocks looks in time.
-#
-# *25 minutes. Before: [4. Pointwise convolution](04_pointwise.py), [5. Depthwise convolution](05_depthwise.py),
-# [8. Global layer norm](08_global_norm.py).*
 
 # %%
 import companion
@@ -65,8 +66,8 @@ assert len(causal) == len(centred) == 31
 #
 # $$ 1 + (K - 1)(1 + 2 + 4 + \dots + 2^{X-1}) = 1 + (K - 1)(2^X - 1) $$
 #
-# The sum in brackets is a binary number of $X$ ones, which is one less than $2^X$. So the reach doubles with each block,
-# while the work per block stays the same.
+# The sum in brackets is a binary number of $X$ ones, which is one less than $2^X$. So the reach doubles with each
+# block, while the work per block stays the same.
 
 # %%
 taps = 3
@@ -77,8 +78,8 @@ assert all(sum(2**i for i in range(X)) == 2**X - 1 for X in range(1, 12))
 # %% [markdown]
 # ## The formula
 #
-# A block takes two arrays. `x`, of shape `(B, C, T)`, goes from block to block. `skips`, of shape `(B, Sc, T)`, collects
-# what each block has to say about the masks. Inside, there are $H$ channels, more than $C$.
+# A block takes two arrays. `x`, of shape `(B, C, T)`, goes from block to block. `skips`, of shape `(B, Sc, T)`,
+# collects what each block has to say about the masks. Inside, there are $H$ channels, more than $C$.
 #
 # | | forward | shape |
 # |---|---|---|
@@ -95,8 +96,8 @@ assert all(sum(2**i for i in range(X)) == 2**X - 1 for X in range(1, 12))
 #
 # ## The backward pass: two rules
 #
-# We get two gradients, one per output: `dx'` and `dskips'`. All lines but 7 and 8 are ops that we have differentiated in
-# earlier tutorials. Only the joins are new. Two rules are enough.
+# We get two gradients, one per output: `dx'` and `dskips'`. All lines but 7 and 8 are ops that we have differentiated
+# in earlier tutorials. Only the joins are new. Two rules are enough.
 #
 # **A sum hands its gradient to both parts.** If $u = a + b$, then $\partial u / \partial a = 1$ and
 # $\partial u / \partial b = 1$. So $da = du$ and $db = du$.
@@ -169,8 +170,8 @@ def block_backward(dy, caches):
 # %% [markdown]
 # ## Check it
 #
-# First against central differences: 16 arrays, every element of each. Then against the library's fused block, which does
-# the same in a few passes over memory. Forward and backward must agree.
+# First against central differences: 16 arrays, every element of each. Then against the library's fused block, which
+# does the same in a few passes over memory. Forward and backward must agree.
 
 # %%
 B, C, H, Sc, T = 2, 3, 5, 4, 9
@@ -191,8 +192,9 @@ for mine, library in zip((*y, *gradients), (*fused_y, *fused_gradients), strict=
 # %% [markdown]
 # ## Break it: a path is forgotten
 #
-# Each join has two sides, and one of them is easily lost. The first bug forgets that $x$ also went straight through. The
-# second forgets that $h$ also fed the skip path. The third forgets that the earlier skips went straight through, too.
+# Each join has two sides, and one of them is easily lost. The first bug forgets that $x$ also went straight through.
+# The second forgets that $h$ also fed the skip path. The third forgets that the earlier skips went straight through,
+# too.
 
 
 # %%
@@ -219,12 +221,13 @@ for bug in ("x's way straight through", "h's way into the skips", "the earlier s
 # %% [markdown]
 # ## What the residual is good for
 #
-# Without line 8's "$x +$", each block would hand on its own output alone. The backward shows the difference. With it, the
-# gradient is $dx = dx' + (\dots)$: a copy of $dx'$ goes down unchanged, however deep the row. Without it, only what came
-# through the weights arrives. At the start the weights are random, so a block turns the message into another one.
+# Without line 8's "$x +$", each block would hand on its own output alone. The backward shows the difference. With it,
+# the gradient is $dx = dx' + (\dots)$: a copy of $dx'$ goes down unchanged, however deep the row. Without it, only
+# what came through the weights arrives. At the start the weights are random, so a block turns the message into
+# another one.
 #
-# We stack 23 fresh blocks and send a random gradient in at the top. After each block on the way down we ask how much of
-# it is still there: the cosine of the angle between what arrives and what was sent. 1 is all of it, 0 is nothing.
+# We stack 23 fresh blocks and send a random gradient in at the top. After each block on the way down we ask how much
+# of it is still there: the cosine of the angle between what arrives and what was sent. 1 is all of it, 0 is nothing.
 
 
 # %%
@@ -258,18 +261,20 @@ assert max(np.abs(without)) < 0.1
 assert 32 * 300 == 9600 and round(1 / np.sqrt(9600), 2) == 0.01
 
 # %% [markdown]
-# With the residual, the lowest block still hears what the top wants: a cosine above 0.25 among 9600 numbers is far from
-# chance, which would give about 0.01. Without it, what arrives below even one block points in another direction altogether. The low blocks would have to wait until the
-# higher ones have learned to pass on what matters. The skips help in the same way. Every block has a path to the masks
-# of its own, and $d\text{skips}$ goes down the row unchanged.
+# With the residual, the lowest block still hears what the top wants: a cosine above 0.25 among 9600 numbers is far
+# from chance, which would give about 0.01. Without it, what arrives below even one block points in another direction
+# altogether. The low blocks would have to wait until the higher ones have learned to pass on what matters. The skips
+# help in the same way. Every block has a path to the masks of its own, and $d\text{skips}$ goes down the row
+# unchanged.
 
 # %% [markdown]
 # ## The receptive field, measured
 #
-# A formula about reach should be measured. The gradient does it for us. Put a random gradient on a single frame of the
-# last output, run the backward pass, and see which input frames get a gradient that is not zero. Two things must be as we
-# want them. The norm must be the per-frame one, as the cumulative norm hears the whole past. And we look at a whole row
-# of blocks, with the `small` model's $X = 6$ dilations, $R = 2$ times. The second time the dilations start again at 1.
+# A formula about reach should be measured. The gradient does it for us. Put a random gradient on a single frame of
+# the last output, run the backward pass, and see which input frames get a gradient that is not zero. Two things must
+# be as we want them. The norm must be the per-frame one, as the cumulative norm hears the whole past. And we look at
+# a whole row of blocks, with the `small` model's $X = 6$ dilations, $R = 2$ times. The second time the dilations
+# start again at 1.
 
 
 # %%
@@ -303,8 +308,8 @@ companion.show("receptive_field")
 assert 1 + 2 * (3 - 1) * (2**6 - 1) == 253
 
 # %% [markdown]
-# 253 frames are a quarter of a second. The curves also show what the triangle cannot: frames nearby count far more than
-# those at the edges, which only a single path reaches.
+# 253 frames are a quarter of a second. The curves also show what the triangle cannot: frames nearby count far more
+# than those at the edges, which only a single path reaches.
 #
 # With $R$ rows the formula is
 #
@@ -322,9 +327,9 @@ assert round(paper.receptive_field_seconds, 2) == 1.53
 # %% [markdown]
 # ## Break it: dilations that never start again
 #
-# Write $2^i$ where $2^{i \bmod X}$ was meant, with $i$ counted over all blocks. Nothing crashes. Twelve blocks now claim
-# to see 8191 frames, over eight seconds, but most of their taps lie outside a short recording and read only zeros. The
-# measured reach tells.
+# Write $2^i$ where $2^{i \bmod X}$ was meant, with $i$ counted over all blocks. Nothing crashes. Twelve blocks now
+# claim to see 8191 frames, over eight seconds, but most of their taps lie outside a short recording and read only
+# zeros. The measured reach tells.
 
 
 # %%
@@ -357,8 +362,8 @@ assert "blocks.10.residual.w" in small.params and "blocks.11.residual.w" not in 
 assert paper.hidden * paper.bottleneck + paper.bottleneck == 65_664
 
 # %% [markdown]
-# The class `TCNBlock` in `tasnet_np/model.py` is our function with its arrays inside. `FusedTCNBlock` is what the model
-# runs when speed counts. Both give the same numbers.
+# The class `TCNBlock` in `tasnet_np/model.py` is our function with its arrays inside. `FusedTCNBlock` is what the
+# model runs when speed counts. Both give the same numbers.
 
 # %%
 x, skips = rng.standard_normal((1, 64, 50)).astype(np.float32), np.zeros((1, 64, 50), np.float32)
@@ -374,7 +379,7 @@ for one, other in zip(*outputs, strict=True):
 # 2. Give the last block of a model a residual all the same. Show that its gradient is exactly zero, whatever the masks
 #    want. What does that mean for a check that only asks "is the gradient finite?"
 # 3. You want to hear 2 seconds back, at 8000 Hz with a hop of 8, three taps, and $R = 2$. How many blocks $X$ per row?
-# 4. A block's norms hear the whole past (cumulative) or everything (global). Measure the reach of the `small` model with
-#    its own norm. Why is `receptive_field_frames` still a useful number?
+# 4. A block's norms hear the whole past (cumulative) or everything (global). Measure the reach of the `small` model
+#    with its own norm. Why is `receptive_field_frames` still a useful number?
 #
 # Solutions: [solutions/11_block.py](solutions/11_block.py).

@@ -1,9 +1,11 @@
 # %% [markdown]
 # # 12. Conv-TasNet, whole
-# All parts together: the shapes along the way, where the parameters are, the backward of the whole network, and what one
-# hears inside it after one block, two blocks, and so on.
 #
-# *30 minutes. Before: [7. PReLU and the masks](07_masks.py), [10. The decoder](10_decoder.py), [11. A block](11_block.py).*
+# Minutes: 30. Before: [7. PReLU and the masks](07_masks.py), [10. The decoder](10_decoder.py),
+# [11. A block](11_block.py).
+#
+# All parts together: the shapes along the way, where the parameters are, the backward of the whole network, and what
+# one hears inside it after one block, two blocks, and so on.
 
 # %%
 import companion
@@ -31,8 +33,8 @@ companion.where("encoder", "norm", "bottleneck", "block", "mask", "decoder")
 # %% [markdown]
 # ## Hear it first
 #
-# This is a voice in the rain, at an SNR of 0 dB: both are equally loud. At the end of this tutorial a small network takes
-# them apart.
+# This is a voice in the rain, at an SNR of 0 dB: both are equally loud. At the end of this tutorial a small network
+# takes them apart.
 
 # %%
 voice = companion.speech(3.0, rate, speaker="english-british")
@@ -45,14 +47,16 @@ assert abs(si_snr(mixture, sources[0])) < 0.1  # dB
 # %% [markdown]
 # ## The idea in one paragraph
 #
-# The encoder turns the waveform into frames of $N$ numbers. The separator looks at the frames and makes two *masks* of the
-# same size, one for the speech and one for the noise, with entries between 0 and 1. Each mask multiplies the frames. The
-# decoder turns both products back into waveforms. So the separator makes no sound itself. It only decides how much of each
-# number passes.
+# The encoder turns the waveform into frames of $N$ numbers. The separator looks at the frames and makes two *masks*
+# of the same size, one for the speech and one for the noise, with entries between 0 and 1. Each mask multiplies the
+# frames. The decoder turns both products back into waveforms. So the separator makes no sound itself. It only decides
+# how much of each number passes.
 #
 # As a formula, with $E$ the encoder, $D$ the decoder and $\odot$ the product entry by entry:
 #
-# $$ w = E(\text{mixture}) \qquad a_s = \text{mask}_s(w) \qquad \text{source}_s = D(a_s \odot w) \qquad s \in \{\text{speech}, \text{noise}\} $$
+# $$ w = E(\text{mixture}) \qquad a_s = \text{mask}_s(w) \qquad \text{source}_s = D(a_s \odot w) $$
+#
+# with $s$ for the speech or the noise.
 
 # %% [markdown]
 # ## A network small enough for this tutorial
@@ -69,8 +73,8 @@ assert config.parameter_count == sum(array.size for array in model.params.values
 # %% [markdown]
 # ## The forward pass, by hand, with all shapes
 #
-# The whole network, written with its own layers. We print each shape. Read it once slowly: every line is a tutorial that
-# you know.
+# The whole network, written with its own layers. We print each shape. Read it once slowly: every line is a tutorial
+# that you know.
 
 
 # %%
@@ -113,8 +117,8 @@ for name, shape in shapes.items():
 
 # %% [markdown]
 # 24 000 samples become 3001 frames, one every 8 samples and one more for the end. The mask layer makes $2 N = 128$
-# channels: the first 64 are the speech's mask, the others the noise's. At the end there are again exactly as many samples
-# as at the beginning.
+# channels: the first 64 are the speech's mask, the others the noise's. At the end there are again exactly as many
+# samples as at the beginning.
 
 # %%
 assert mixture.shape == (24_000,)
@@ -124,8 +128,8 @@ assert shapes["sigmoid: masks"] == (1, 2, 64, 3001)
 assert shapes["decoder: sources"] == (1, 2, 24_000)
 
 # %% [markdown]
-# It is the same as the library's `forward`, which runs the fused blocks and remembers what the backward needs. It works
-# for any length, down to a single sample.
+# It is the same as the library's `forward`, which runs the fused blocks and remembers what the backward needs. It
+# works for any length, down to a single sample.
 
 # %%
 assert relative_error(by_hand(model, mixture[None])[0], model.forward(mixture[None])) < 1e-5
@@ -137,8 +141,8 @@ for n in (1, 7, 8, 9, 1000, 1001):
 # %% [markdown]
 # ## Break it: no padding
 #
-# Several implementations do not pad. Then the last samples fill no window, and the output is shorter than the input, by up
-# to one hop less a sample. Somebody who trains on it meets two arrays of different length.
+# Several implementations do not pad. Then the last samples fill no window, and the output is shorter than the input,
+# by up to one hop less a sample. Somebody who trains on it meets two arrays of different length.
 
 # %%
 with companion.fails("no padding"):
@@ -150,9 +154,10 @@ with companion.fails("no padding"):
 # %% [markdown]
 # ## Where the parameters are
 #
-# Five million parameters sounds like a lot, and one may ask where they sit. The bars show the three presets, part by part.
-# Nearly everything is in the blocks, and in the blocks nearly everything is in pointwise convolutions. The depthwise
-# convolutions, the only ops that look along time, hardly show. (To count them, the parts are summed by their names.)
+# Five million parameters sounds like a lot, and one may ask where they sit. The bars show the three presets, part by
+# part. Nearly everything is in the blocks, and in the blocks nearly everything is in pointwise convolutions. The
+# depthwise convolutions, the only ops that look along time, hardly show. (To count them, the parts are summed by
+# their names.)
 
 
 # %%
@@ -176,7 +181,8 @@ def parameters_by_kind(config):
 counts = {name: parameters_by_kind(Config.preset(name)) for name in ("small", "paper", "origin")}
 kinds = sorted(counts["paper"], key=counts["paper"].get)
 fig, ax = plt.subplots(figsize=(7.5, 3.6))
-for offset, (name, colour, hatch) in enumerate((("small", "orange", ""), ("paper", "blue", "//"), ("origin", "green", ".."))):
+styles = (("small", "orange", ""), ("paper", "blue", "//"), ("origin", "green", ".."))
+for offset, (name, colour, hatch) in enumerate(styles):
     places = np.arange(len(kinds)) - 0.27 * (offset - 1)
     bars = [counts[name][kind] / sum(counts[name].values()) * 100 for kind in kinds]
     ax.barh(places, bars, 0.25, color=COLOURS[colour], hatch=hatch, edgecolor="white", label=name)
@@ -191,20 +197,21 @@ for name, kinds_of_it in counts.items():
 paper = counts["paper"]
 assert sum(paper.values()) == 4_984_881
 pointwise = sum(paper[kind] for kind in ("expand", "residual", "skip"))
-print(f"paper: {pointwise / 4_984_881:.0%} in pointwise convolutions of the blocks, {paper['depthwise'] / 4_984_881:.1%} depthwise")
-assert pointwise / 4_984_881 > 0.9 and paper["depthwise"] / 4_984_881 < 0.01
+pointwise, depthwise = pointwise / 4_984_881, paper["depthwise"] / 4_984_881
+print(f"paper: {pointwise:.0%} in pointwise convolutions of the blocks, {depthwise:.1%} depthwise")
+assert pointwise > 0.9 and depthwise < 0.01
 
 # %% [markdown]
 # ## The backward of the whole
 #
-# It is the forward, read upwards. There is one join to watch. The frames $w$ are used twice: they are multiplied by the
-# masks, and the separator makes the masks from them. So they collect two gradients (the rule of tutorial 11). With $d$ for
-# the gradient of a source's masked frames:
+# It is the forward, read upwards. There is one join to watch. The frames $w$ are used twice: they are multiplied by
+# the masks, and the separator makes the masks from them. So they collect two gradients (the rule of tutorial 11).
+# With $d$ for the gradient of a source's masked frames:
 #
 # $$ da_s = d_s \odot w \qquad dw = \sum_s d_s \odot a_s + dw_{\text{separator}} $$
 #
-# There are thousands of parameters, too many to move one by one. The directional check of tutorial 2 moves all at once. It
-# runs here on a narrow model of the same architecture, in float64, with the loss on top.
+# There are thousands of parameters, too many to move one by one. The directional check of tutorial 2 moves all at
+# once. It runs here on a narrow model of the same architecture, in float64, with the loss on top.
 
 
 # %%
@@ -246,10 +253,10 @@ with companion.fails("the separator's gradient does not reach the encoder"):
 # %% [markdown]
 # ## Train it, for some seconds
 #
-# To hear something inside, the network must have learned something. We train it for some seconds, on short mixtures of six
-# speakers with four noises. The speaker of our mixture is not among them. Rain is: so this is an easy test, and no
-# statement about noises that were never heard. Tutorial 15 trains properly. The loss is minus the SI-SNR (tutorial 13), the
-# optimiser is Adam (tutorial 14).
+# To hear something inside, the network must have learned something. We train it for some seconds, on short mixtures
+# of six speakers with four noises. The speaker of our mixture is not among them. Rain is: so this is an easy test,
+# and no statement about noises that were never heard. Tutorial 15 trains properly. The loss is minus the SI-SNR
+# (tutorial 13), the optimiser is Adam (tutorial 14).
 
 # %%
 speakers = ("english-american", "french", "german", "hindi", "polish", "spanish")
@@ -267,7 +274,7 @@ def random_batch(size=4):
 
 
 loss, optimizer, losses = NegativeSISNR(), Adam(model.params, learning_rate=3e-3), []
-for step in range(int(250 * companion.SCALE)):
+for step in range(int(200 * companion.SCALE)):
     batch, targets = random_batch()
     losses.append(loss.forward(model.forward(batch), targets))
     model.backward(loss.backward())
@@ -276,8 +283,8 @@ for step in range(int(250 * companion.SCALE)):
     optimizer.step(grads)
 
 # %% [markdown]
-# Now the voice and the rain. SI-SNR leaves the level free, so `fit_level` brings both outputs back to what they have in
-# the mixture (tutorial 13).
+# Now the voice and the rain. SI-SNR leaves the level free, so `fit_level` brings both outputs back to what they have
+# in the mixture (tutorial 13).
 
 # %%
 estimates = model.forward(mixture[None], keep=False)[0]
@@ -295,8 +302,8 @@ if companion.SCALE >= 1:
 # ## The masks
 #
 # Each row is a filter of the encoder, each column a frame. We sort the rows by the frequency at which a filter is
-# strongest. Compare the speech's mask with the spectrogram: it opens where the voice is. The noise's mask is nearly its
-# negative, although nobody asked for that. With the sigmoid, the two need not add up to 1.
+# strongest. Compare the speech's mask with the spectrogram: it opens where the voice is. The noise's mask is nearly
+# its negative, although nobody asked for that. With the sigmoid, the two need not add up to 1.
 
 # %%
 _, masks = by_hand(model, mixture[None])
@@ -322,12 +329,12 @@ if companion.SCALE >= 1:
 # %% [markdown]
 # ## Listening inside
 #
-# The masks are made of the skips, and the skips are a sum over the blocks. So we can stop the sum early. We let only the
-# first $k$ blocks speak, make masks of what they have said, and decode. With $k = 0$ the skips are zero, and the masks are
-# what the biases alone give: a fixed filter. We hear the voice come out of the rain, block by block.
+# The masks are made of the skips, and the skips are a sum over the blocks. So we can stop the sum early. We let only
+# the first $k$ blocks speak, make masks of what they have said, and decode. With $k = 0$ the skips are zero, and the
+# masks are what the biases alone give: a fixed filter. We hear the voice come out of the rain, block by block.
 #
-# The blocks were trained to speak together. What a part of the sum gives is not what the network was asked for, so it may
-# well go down in between.
+# The blocks were trained to speak together. What a part of the sum gives is not what the network was asked for, so it
+# may well go down in between.
 
 # %%
 inside = [by_hand(model, mixture[None], blocks=k)[0][0] for k in range(11)]
@@ -352,8 +359,8 @@ if companion.SCALE >= 1:
     assert speech_db[10] > max(speech_db[:5]) and speech_db[10] > speech_db[0] + 5
 
 # %% [markdown]
-# The speech's mask after 0, 2, 5 and 10 blocks shows the same. At first it is the same in all frames, and near one half
-# everywhere: it knows nothing. Then it begins to follow the time, and at the end it is nearly a yes or a no.
+# The speech's mask after 0, 2, 5 and 10 blocks shows the same. At first it is the same in all frames, and near one
+# half everywhere: it knows nothing. Then it begins to follow the time, and at the end it is nearly a yes or a no.
 
 # %%
 fig, axes = plt.subplots(4, sharex=True, figsize=(7.5, 6.6))
@@ -376,10 +383,10 @@ if companion.SCALE >= 1:
 # %% [markdown]
 # ## Break it: the masks in the wrong order
 #
-# The mask layer gives $2 N$ channels. They mean: all filters of the speech, then all of the noise. Somebody may read them
-# as pairs instead: speech and noise of filter 0, of filter 1, and so on. The shapes are the same. If one trains with it, it
-# even works, as the layer learns that order. But weights that were trained with one order and are run with the other give
-# nonsense. This happens when weights are taken over from another implementation.
+# The mask layer gives $2 N$ channels. They mean: all filters of the speech, then all of the noise. Somebody may read
+# them as pairs instead: speech and noise of filter 0, of filter 1, and so on. The shapes are the same. If one trains
+# with it, it even works, as the layer learns that order. But weights that were trained with one order and are run
+# with the other give nonsense. This happens when weights are taken over from another implementation.
 
 
 # %%
@@ -401,8 +408,8 @@ if companion.SCALE >= 1:
 # %% [markdown]
 # ## Break it: the softmax over the wrong axis
 #
-# With `mask_activation="softmax"` the two masks share each number: at every filter and frame they add up to 1. Taken over
-# the filters instead of the sources, they do not. All numbers still lie between 0 and 1.
+# With `mask_activation="softmax"` the two masks share each number: at every filter and frame they add up to 1. Taken
+# over the filters instead of the sources, they do not. All numbers still lie between 0 and 1.
 
 
 # %%
@@ -420,17 +427,17 @@ with companion.fails("softmax over the filters"):
 # %% [markdown]
 # ## Where this sits
 #
-# This *is* the model: `tasnet_np/model.py`, read from top to bottom, is what you have just built. `ConvTasNet.forward` has
-# the lines of `by_hand`, and `backward` has them in reverse. A `Config` decides everything else: the sizes, the norm,
-# causal or not, the masks, the decoders.
+# This *is* the model: `tasnet_np/model.py`, read from top to bottom, is what you have just built.
+# `ConvTasNet.forward` has the lines of `by_hand`, and `backward` has them in reverse. A `Config` decides everything
+# else: the sizes, the norm, causal or not, the masks, the decoders.
 #
 # ## Exercises
 #
 # 1. Count the parameters of the `paper` preset from its letters alone: N, L, B, H, Sc, P, X, R. The answer is above.
 # 2. Let all masks be 1. What does the network do then? Is its output the mixture? Compare the two sources.
-# 3. Silence one block at a time: run all ten, but leave out what block $k$ adds to the skips. Which one would you miss most
-#    in the trained model of this tutorial?
-# 4. How long must the network wait? Find the latency of the `small` and the `origin` presets from `Config`, and check the
-#    first by changing one late sample of an input.
+# 3. Silence one block at a time: run all ten, but leave out what block $k$ adds to the skips. Which one would you
+#    miss most in the trained model of this tutorial?
+# 4. How long must the network wait? Find the latency of the `small` and the `origin` presets from `Config`, and check
+#    the first by changing one late sample of an input.
 #
 # Solutions: [solutions/12_conv_tasnet.py](solutions/12_conv_tasnet.py).

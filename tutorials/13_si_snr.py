@@ -1,9 +1,10 @@
 # %% [markdown]
 # # 13. SI-SNR, the loss
-# The loss that does not hear the level: its geometry, its gradient line by line, how the level comes back afterwards, and
-# why a denoiser needs no search over the order of its outputs.
 #
-# *30 minutes. Before: [2. Checking a gradient](02_checking_gradients.py).*
+# Minutes: 30. Before: [2. Checking a gradient](02_checking_gradients.py).
+#
+# The loss that does not hear the level: its geometry, its gradient line by line, how the level comes back afterwards,
+# and why a denoiser needs no search over the order of its outputs.
 
 # %%
 import companion
@@ -30,12 +31,13 @@ companion.where("loss")
 # %% [markdown]
 # ## Hear it first
 #
-# Which of these estimates is better? The first has a little rain left in it. The second is the clean voice itself, only a
-# tenth as loud and with its sign flipped. The plain signal-to-distortion ratio (SDR) takes every difference as an error, so
-# it prefers the rainy one. The ear does not: a flipped sign is inaudible, and the volume can be turned up.
+# Which of these estimates is better? The first has a little rain left in it. The second is the clean voice itself,
+# only a tenth as loud and with its sign flipped. The plain signal-to-distortion ratio (SDR) takes every difference as
+# an error, so it prefers the rainy one. The ear does not: a flipped sign is inaudible, and the volume can be turned
+# up.
 #
-# SI-SNR, the *scale-invariant signal-to-noise ratio*, agrees with the ear. It gives the second the best value that there
-# is, 80 dB.
+# SI-SNR, the *scale-invariant signal-to-noise ratio*, agrees with the ear. It gives the second the best value that
+# there is, 80 dB.
 
 # %%
 voice = companion.speech(2.0, rate, speaker="english-british").astype(np.float64)
@@ -93,13 +95,13 @@ companion.show("projection")
 assert abs(q @ target) < 1e-12
 
 # %% [markdown]
-# Make $e$ longer, and $p$ and $q$ grow by the same factor: their ratio stays. Make $s$ longer, and nothing at all happens.
-# Only the angle $\theta$ counts. With $|p| = |e| \, |\cos \theta|$ and $|q| = |e| \sin \theta$:
+# Make $e$ longer, and $p$ and $q$ grow by the same factor: their ratio stays. Make $s$ longer, and nothing at all
+# happens. Only the angle $\theta$ counts. With $|p| = |e| \, |\cos \theta|$ and $|q| = |e| \sin \theta$:
 #
 # $$ \text{SI-SNR} = 10 \log_{10} \frac{\cos^2 \theta}{\sin^2 \theta} $$
 #
-# At 45 degrees signal and rest are equal: 0 dB. The formula is also symmetric. Exchange estimate and target, and the value
-# is the same.
+# At 45 degrees signal and rest are equal: 0 dB. The formula is also symmetric. Exchange estimate and target, and the
+# value is the same.
 
 # %%
 angle = np.arccos(estimate @ target / np.linalg.norm(estimate) / np.linalg.norm(target))
@@ -112,12 +114,13 @@ assert np.isclose(si_snr(rainy, voice), si_snr(voice, rainy))
 # %% [markdown]
 # ## The formula in the code
 #
-# Two details are added. First, estimate and target lose their mean: a constant is inaudible. With $x$ the network's output:
+# Two details are added. First, estimate and target lose their mean: a constant is inaudible. With $x$ the network's
+# output:
 #
 # $$ e = x - \text{mean}(x) \qquad s = \text{target} - \text{mean}(\text{target}) $$
 #
-# Second, a perfect estimate would give infinity. A small $\epsilon = 10^{-8}$ keeps the value within $\pm 80$ dB. It stands
-# beside $\cos^2$ and $\sin^2$, which have no level. With the unit target $u = s / |s|$ and
+# Second, a perfect estimate would give infinity. A small $\epsilon = 10^{-8}$ keeps the value within $\pm 80$ dB. It
+# stands beside $\cos^2$ and $\sin^2$, which have no level. With the unit target $u = s / |s|$ and
 #
 # $$ a = \langle e, u \rangle \qquad E = |e|^2 \qquad R = |e - a u|^2 = |q|^2 $$
 #
@@ -127,7 +130,8 @@ assert np.isclose(si_snr(rainy, voice), si_snr(voice, rainy))
 #
 # ## The gradient
 #
-# Write the logarithm as a natural one: $10 \log_{10} z = c \ln z$ with $c = 10 / \ln 10$. Then the fraction is a difference:
+# Write the logarithm as a natural one: $10 \log_{10} z = c \ln z$ with $c = 10 / \ln 10$. Then the fraction is a
+# difference:
 #
 # $$ y = c \left( \ln (a^2 + \epsilon E) - \ln (R + \epsilon E) \right) $$
 #
@@ -142,14 +146,17 @@ assert np.isclose(si_snr(rainy, voice), si_snr(voice, rainy))
 # ($R = E - a^2$ is Pythagoras: $|e|^2 = |p|^2 + |q|^2$.) The derivative of $\ln z$ is $1 / z$ times that of $z$. With
 # $p = a u$:
 #
-# $$ \frac{\partial y}{\partial e} = c \left( \frac{2 a u + 2 \epsilon e}{a^2 + \epsilon E} - \frac{2 q + 2 \epsilon e}{R + \epsilon E} \right)
-# = 2 c \left( \frac{p + \epsilon e}{a^2 + \epsilon E} - \frac{q + \epsilon e}{R + \epsilon E} \right) $$
+# $$ \begin{aligned}
+# \frac{\partial y}{\partial e} &= c \left( \frac{2 a u + 2 \epsilon e}{a^2 + \epsilon E} - \frac{2 q + 2 \epsilon e}{R + \epsilon E} \right) \\
+# &= 2 c \left( \frac{p + \epsilon e}{a^2 + \epsilon E} - \frac{q + \epsilon e}{R + \epsilon E} \right)
+# \end{aligned} $$
 #
 # **From $e$ to $x$.** $e = x - \text{mean}(x)$, so the gradient of $x$ is the gradient of $e$ less its mean (the rule of
 # path 2 in tutorial 8). But $e$, $u$, $p$ and $q$ all have mean zero, so there is nothing to subtract. $dx = dy \cdot
 # \partial y / \partial e$.
 #
-# Without $\epsilon$ the result is easy to remember. Towards the projection, away from the rest, each divided by its energy:
+# Without $\epsilon$ the result is easy to remember. Towards the projection, away from the rest, each divided by its
+# energy:
 #
 # $$ \frac{\partial y}{\partial e} = 2 c \left( \frac{p}{|p|^2} - \frac{q}{|q|^2} \right) $$
 
@@ -195,10 +202,10 @@ assert check_gradients(loss_forward, loss_backward, [x], {"target": target}) < 1
 # %% [markdown]
 # ## What the gradient looks like
 #
-# SI-SNR does not change when $e$ gets longer. So its gradient has no part along $e$: it is perpendicular to the estimate. It
-# can only turn the arrow, never stretch it. The figure shows the gradient at many estimates, around one target that points
-# to the right. All arrows go around in circles, and towards the line of the target, on whichever side is nearer. The
-# colours are the SI-SNR.
+# SI-SNR does not change when $e$ gets longer. So its gradient has no part along $e$: it is perpendicular to the
+# estimate. It can only turn the arrow, never stretch it. The figure shows the gradient at many estimates, around one
+# target that points to the right. All arrows go around in circles, and towards the line of the target, on whichever
+# side is nearer. The colours are the SI-SNR.
 
 # %%
 grid = np.linspace(-2, 2, 14)  # 0 is not among them: there p or q would be 0
@@ -228,8 +235,11 @@ assert np.abs(dx.sum(axis=-1)).max() < 1e-10  # and no mean
 
 # %% [markdown]
 # This has a consequence that puzzles many who train such models. A step perpendicular to an arrow makes it *longer*:
-# $|e + \delta|^2 = |e|^2 + |\delta|^2$. So outputs grow during training and never shrink. Values of several hundred are
-# common, and files that are written without care are clipped to noise.
+# $|e + \delta|^2 = |e|^2 + |\delta|^2$. An estimate that follows its gradient grows with every step. In a network the
+# parameters move and not the outputs, so it is only a tendency there. But users do report outputs of several hundred,
+# and files that are written without care are then clipped to noise.
+#
+# Here an estimate follows its gradient for 28 steps. It becomes better, and longer each time.
 
 # %%
 aim = target[:1, :1]
@@ -244,8 +254,8 @@ assert si_snr(output, aim) > 10  # dB: the estimate has become better, too
 # %% [markdown]
 # ## Break it: the projection as a constant
 #
-# $p$ depends on $e$. Somebody may take it for a constant target, and keep only $-2cq / |q|^2$. Then the gradient stretches
-# the estimate, too.
+# $p$ depends on $e$. Somebody may take it for a constant target, and keep only $-2cq / |q|^2$. Then the gradient
+# stretches the estimate, too.
 
 
 # %%
@@ -261,9 +271,9 @@ with companion.fails("the projection is taken for a constant"):
 # %% [markdown]
 # ## Break it: an epsilon with a level
 #
-# Published versions put the $\epsilon$ beside the energies, $|p|^2 / (|q|^2 + \epsilon)$. Then the measure is no longer
-# scale-invariant. The same estimate and the same target, both at a hundred-thousandth of their level, now score some 20 dB
-# lower. A corpus with quiet recordings gets another ranking.
+# Published versions put the $\epsilon$ beside the energies, $|p|^2 / (|q|^2 + \epsilon)$. Then the measure is no
+# longer scale-invariant. The same estimate and the same target, both at a hundred-thousandth of their level, now
+# score more than 20 dB lower. A corpus with quiet recordings gets another ranking.
 
 
 # %%
@@ -278,6 +288,7 @@ assert np.isclose(si_snr(1e-5 * rainy, 1e-5 * voice), si_snr(rainy, voice))
 with companion.fails("epsilon beside the energies"):
     quiet = with_level_eps(1e-5 * estimate_t, 1e-5 * target_t)
     assert abs(quiet - si_snr(rainy, voice)) < 0.1, f"{quiet:.1f} dB at 1e-5 of the level"
+assert quiet < si_snr(rainy, voice) - 20
 
 # %% [markdown]
 # ## Break it: the rest by subtraction
@@ -300,8 +311,8 @@ with companion.fails("the rest by subtraction, in float32"), np.errstate(divide=
 # %% [markdown]
 # ## Silence
 #
-# A silent target has no direction. There is nothing to learn from it: the library's op gives 0 dB and a gradient of zero.
-# A silent estimate of a target that is not silent gets the worst value, -80 dB.
+# A silent target has no direction. There is nothing to learn from it: the library's op gives 0 dB and a gradient of
+# zero. A silent estimate of a target that is not silent gets the worst value, -80 dB.
 
 # %%
 silent = np.zeros((1, 1, 41))
@@ -327,8 +338,11 @@ assert np.isclose(si_snr_forward(silent, target=target[:1, :1])[0].item(), -80)
 #
 # These are two linear equations, the *normal equations*:
 #
-# $$ \begin{pmatrix} \langle s_1, s_1 \rangle & \langle s_1, s_2 \rangle \\ \langle s_1, s_2 \rangle & \langle s_2, s_2 \rangle \end{pmatrix}
-# \begin{pmatrix} a \\ b \end{pmatrix} = \begin{pmatrix} \langle s_1, x \rangle \\ \langle s_2, x \rangle \end{pmatrix} $$
+# $$ \begin{pmatrix}
+# \langle s_1, s_1 \rangle & \langle s_1, s_2 \rangle \\
+# \langle s_1, s_2 \rangle & \langle s_2, s_2 \rangle
+# \end{pmatrix} \begin{pmatrix} a \\ b \end{pmatrix}
+# = \begin{pmatrix} \langle s_1, x \rangle \\ \langle s_2, x \rangle \end{pmatrix} $$
 
 # %%
 mixture, sources = mix(voice.astype(np.float32), rain.astype(np.float32), snr_db=0.0)
@@ -345,8 +359,8 @@ companion.play(restored[0], rate, "speech, level restored")
 companion.play(restored[1], rate, "noise, level restored")
 
 # %% [markdown]
-# The signs are right again as well. A common shortcut is to scale each output to a peak of 1. It loses both the sign and
-# the relation of the two: they no longer add up to the mixture.
+# The signs are right again as well. A common shortcut is to scale each output to a peak of 1. It loses both the sign
+# and the relation of the two: they no longer add up to the mixture.
 
 # %%
 with companion.fails("each output scaled to its peak"):
@@ -356,8 +370,8 @@ with companion.fails("each output scaled to its peak"):
 # %% [markdown]
 # ## The loss of the model
 #
-# `NegativeSISNR` is minus the mean SI-SNR over batch and sources: lower is better. Its backward starts the whole chain. Each
-# value has the gradient $-1 / (2B)$.
+# `NegativeSISNR` is minus the mean SI-SNR over batch and sources: lower is better. Its backward starts the whole
+# chain. Each value has the gradient $-1 / (2B)$.
 
 # %%
 loss = NegativeSISNR()
@@ -370,9 +384,10 @@ assert relative_error(dx, numerical_gradient(lambda: NegativeSISNR().forward(x, 
 # %% [markdown]
 # ## Why no permutation search
 #
-# Conv-TasNet was made to separate two *speakers*. There, nobody can say who is the first. The training compares the outputs
-# with the targets in both orders, and takes the better one (*permutation invariant training*). A denoiser has a first and
-# a second: the speech is always target 0, the noise always target 1. We keep that order, and search for nothing.
+# Conv-TasNet was made to separate two *speakers*. There, nobody can say who is the first. The training compares the
+# outputs with the targets in both orders, and takes the better one (*permutation invariant training*). A denoiser has
+# a first and a second: the speech is always target 0, the noise always target 1. We keep that order, and search for
+# nothing.
 #
 # What goes wrong otherwise? We train a tiny network on just two mixtures, in three ways:
 #
@@ -424,10 +439,11 @@ for order, history in runs.items():
     print(f"{order:6} order: output 0 has the speech with {history[-1, :, 0].round(1)} dB")
 
 # %% [markdown]
-# With the *fixed* order output 0 becomes the speech in both mixtures. With the *random* order each output is asked for the
-# speech and for the noise in turn. The best that it can do is something between the two, which is the mixture: 0 dB, and
-# nothing is learned. With the *best* order both mixtures are separated. But which output has the speech is up to chance.
-# In one run it may be output 0 for one mixture and output 1 for the other. A user wants the speech, not "one of the two".
+# With the *fixed* order output 0 becomes the speech in both mixtures. With the *random* order each output is asked
+# for the speech and for the noise in turn. The best that it can do is something between the two, which is the
+# mixture: 0 dB, and nothing is learned. With the *best* order both mixtures are separated. But which output has the
+# speech is up to chance. In one run it may be output 0 for one mixture and output 1 for the other. A user wants the
+# speech, not "one of the two".
 
 # %%
 if companion.SCALE >= 1:
@@ -441,18 +457,18 @@ if companion.SCALE >= 1:
 # %% [markdown]
 # ## Where it sits in the model
 #
-# The loss stands behind the decoder. Its gradient is what `ConvTasNet.backward` takes. `tasnet_np/ops/si_snr.py` is the op,
-# `tasnet_np/metrics.py` the same measure for evaluation, and `tasnet_np/level.py` restores the level when files are
-# denoised.
+# The loss stands behind the decoder. Its gradient is what `ConvTasNet.backward` takes. `tasnet_np/ops/si_snr.py` is
+# the op, `tasnet_np/metrics.py` the same measure for evaluation, and `tasnet_np/level.py` restores the level when
+# files are denoised.
 #
 # ## Exercises
 #
-# 1. Which SI-SNR does the mixture itself have, as an estimate of the speech, if it was mixed at 5 dB and the two sources are
-#    perpendicular? Prove it with the projection, then check it on a mixture.
+# 1. Which SI-SNR does the mixture itself have, as an estimate of the speech, if it was mixed at 5 dB and the two
+#    sources are perpendicular? Prove it with the projection, then check it on a mixture.
 # 2. How many degrees are 10 dB? And 20 dB?
-# 3. Delay the clean voice by a single sample, and measure its SI-SNR with the voice. Do the same with white noise. What does
-#    this say about a model whose padding is off by one?
-# 4. The plain SNR, $10 \log_{10} |s|^2 / |s - x|^2$, hears the level. Derive its gradient, check it, and show that it is not
-#    perpendicular to $x$.
+# 3. Delay the clean voice by a single sample, and measure its SI-SNR with the voice. Do the same with white noise.
+#    What does this say about a model whose padding is off by one?
+# 4. The plain SNR, $10 \log_{10} |s|^2 / |s - x|^2$, hears the level. Derive its gradient, check it, and show that it
+#    is not perpendicular to $x$.
 #
 # Solutions: [solutions/13_si_snr.py](solutions/13_si_snr.py).

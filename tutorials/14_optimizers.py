@@ -1,9 +1,10 @@
 # %% [markdown]
 # # 14. SGD and Adam
-# What to do with a gradient once it is there: one step of SGD and one of Adam by hand, in the papers' letters; why Adam
-# corrects a bias; and what clipping protects from.
 #
-# *25 minutes. Before: [12. Conv-TasNet, whole](12_conv_tasnet.py), [13. SI-SNR, the loss](13_si_snr.py).*
+# Minutes: 25. Before: [12. Conv-TasNet, whole](12_conv_tasnet.py), [13. SI-SNR, the loss](13_si_snr.py).
+#
+# What to do with a gradient once it is there: one step of SGD and one of Adam by hand, in the papers' letters; why
+# Adam corrects a bias; and what clipping protects from.
 
 # %%
 import companion
@@ -27,13 +28,14 @@ companion.where("optimizer")
 # %% [markdown]
 # ## See it: a narrow valley
 #
-# The loss here has only two parameters, so we can draw it as a landscape. It is a valley: steep across, gentle along. Its
-# lowest point is in the middle.
+# The loss here has only two parameters, so we can draw it as a landscape. It is a valley: steep across, gentle along.
+# Its lowest point is in the middle.
 #
 # $$ L(\theta) = \frac12 \left( \theta_1^2 + 50\, \theta_2^2 \right) \qquad g = \nabla L = (\theta_1,\ 50\, \theta_2) $$
 #
-# The gradient $g$ points uphill, as steeply as possible. The simplest idea is to go a little way against it. In a narrow
-# valley that direction points mostly at the opposite wall. The figure shows 40 steps of three optimisers from one start.
+# The gradient $g$ points uphill, as steeply as possible. The simplest idea is to go a little way against it. In a
+# narrow valley that direction points mostly at the opposite wall. The figure shows 40 steps of three optimisers from
+# one start.
 
 # %%
 steepness = np.array([1.0, 50.0])
@@ -83,8 +85,8 @@ assert all(end < 0.2 for end in ends.values())
 #
 # $$ \theta_t = \theta_{t-1} - \eta\, g_t $$
 #
-# Stochastic, as $g_t$ comes from a few examples drawn at random, not from all. One step from $\theta_0 = (-2, 0.5)$ with
-# $\eta = 0.035$, by hand: $g_1 = (-2,\ 25)$, so
+# Stochastic, as $g_t$ comes from a few examples drawn at random, not from all. One step from $\theta_0 = (-2, 0.5)$
+# with $\eta = 0.035$, by hand: $g_1 = (-2,\ 25)$, so
 #
 # $$ \theta_1 = (-2 + 0.035 \cdot 2,\;\; 0.5 - 0.035 \cdot 25) = (-1.93,\ -0.375) $$
 
@@ -92,9 +94,10 @@ assert all(end < 0.2 for end in ends.values())
 assert np.allclose(walks["SGD"][1], [-1.93, -0.375])
 
 # %% [markdown]
-# In each direction the step multiplies $\theta_i$ by $1 - \eta\, k_i$, with $k_i$ the steepness: 1 or 50. If that factor is
-# below $-1$, the parameter swings to the other side and ends up farther away. So $\eta$ must stay below $2 / 50 = 0.04$, for
-# the sake of the steep direction. The gentle one then moves slowly: with $\eta = 0.035$ each step leaves 96.5 % of the way.
+# In each direction the step multiplies $\theta_i$ by $1 - \eta\, k_i$, with $k_i$ the steepness: 1 or 50. If that
+# factor is below $-1$, the parameter swings to the other side and ends up farther away. So $\eta$ must stay below $2
+# / 50 = 0.04$, for the sake of the steep direction. The gentle one then moves slowly: with $\eta = 0.035$ each step
+# leaves 96.5 % of the way.
 
 # %%
 assert np.allclose(walks["SGD"][1:, 0] / walks["SGD"][:-1, 0], 0.965)
@@ -110,8 +113,9 @@ with companion.fails("a learning rate above 2 / 50"):
 #
 # $$ v_t = \mu\, v_{t-1} + g_t \qquad \theta_t = \theta_{t-1} - \eta\, v_t \qquad v_0 = 0 $$
 #
-# Across the valley the gradients have changing signs and cancel in the sum. Along it they agree and add up. For a gradient
-# that stays the same, $v$ grows to $g\,(1 + \mu + \mu^2 + \dots) = g / (1 - \mu)$: with $\mu = 0.8$, five times the step.
+# Across the valley the gradients have changing signs and cancel in the sum. Along it they agree and add up. For a
+# gradient that stays the same, $v$ grows to $g\,(1 + \mu + \mu^2 + \dots) = g / (1 - \mu)$: with $\mu = 0.8$, five
+# times the step.
 
 # %%
 params = {"theta": np.zeros(1)}
@@ -125,8 +129,8 @@ assert np.isclose(1 / (1 - 0.8), 5)
 # %% [markdown]
 # ## Adam
 #
-# The two directions of the valley need two learning rates. Adam (Kingma and Ba, 2015) gives every parameter its own. It
-# keeps two running means: $m$ of the gradient, and $v$ of its square. All operations are element by element.
+# The two directions of the valley need two learning rates. Adam (Kingma and Ba, 2015) gives every parameter its own.
+# It keeps two running means: $m$ of the gradient, and $v$ of its square. All operations are element by element.
 #
 # $$ \begin{aligned}
 # m_t &= \beta_1 m_{t-1} + (1 - \beta_1)\, g_t & m_0 &= 0 \\
@@ -136,8 +140,8 @@ assert np.isclose(1 / (1 - 0.8), 5)
 # \theta_t &= \theta_{t-1} - \alpha\, \hat{m}_t / (\sqrt{\hat{v}_t} + \epsilon)
 # \end{aligned} $$
 #
-# These are the paper's letters: $\alpha$ is the learning rate. Its values are $\alpha = 0.001$, $\beta_1 = 0.9$, $\beta_2 = 0.999$
-# and $\epsilon = 10^{-8}$, and the library has the same.
+# These are the paper's letters: $\alpha$ is the learning rate. Its values are $\alpha = 0.001$, $\beta_1 = 0.9$,
+# $\beta_2 = 0.999$ and $\epsilon = 10^{-8}$, and the library has the same.
 
 # %%
 defaults = Adam({"theta": np.zeros(1)})
@@ -160,8 +164,9 @@ assert np.isclose(optimizer.m["theta"], 0.4) and np.isclose(optimizer.v["theta"]
 assert np.isclose(params["theta"], 0.999)
 
 # %% [markdown]
-# The first step has the size $\alpha$, whatever the gradient is: $\hat{m}_1 / \sqrt{\hat{v}_1} = g / |g| = \pm 1$. This is what
-# makes Adam so easy to use. A thousand times the loss, or a thousandth, gives the same steps (but for $\epsilon$).
+# The first step has the size $\alpha$, whatever the gradient is: $\hat{m}_1 / \sqrt{\hat{v}_1} = g / |g| = \pm 1$.
+# This is what makes Adam so easy to use. A thousand times the loss, or a thousandth, gives the same steps (but for
+# $\epsilon$).
 
 # %%
 for scale in (1e-3, 1.0, 1e3):
@@ -185,8 +190,8 @@ for scale in (1e-3, 1.0, 1e3):
 #
 # $$ \mathbb{E}[m_t] = (1 - \beta) \cdot \frac{1 - \beta^t}{1 - \beta} \cdot \mathbb{E}[g] = (1 - \beta^t)\, \mathbb{E}[g] $$
 #
-# So dividing by $1 - \beta^t$ makes it right. The same holds for $v$ and $g^2$. We check the unrolled sum, and that for a
-# constant gradient $\hat{m}$ and $\hat{v}$ are exact from the first step on.
+# So dividing by $1 - \beta^t$ makes it right. The same holds for $v$ and $g^2$. We check the unrolled sum, and that
+# for a constant gradient $\hat{m}$ and $\hat{v}$ are exact from the first step on.
 
 # %%
 beta, gradients, m = 0.9, rng.standard_normal(30), 0.0
@@ -197,9 +202,9 @@ assert np.isclose(m, weights @ gradients)
 assert np.isclose(weights.sum(), 1 - beta**30)
 
 # %% [markdown]
-# Without the hats, $m$ and $\sqrt{v}$ are both too small. But $\sqrt{v}$ is so by far more, as $\beta_2$ is nearer to 1. So the
-# first step is too *large*: $0.1 / \sqrt{0.001} = 3.2$ times. It gets worse, and stays too large for hundreds of steps. The
-# figure shows the step for a constant gradient. With the hats it is 1 throughout.
+# Without the hats, $m$ and $\sqrt{v}$ are both too small. But $\sqrt{v}$ is so by far more, as $\beta_2$ is nearer to
+# 1. So the first step is too *large*: $0.1 / \sqrt{0.001} = 3.2$ times. It gets worse, and stays too large for
+# hundreds of steps. The figure shows the step for a constant gradient. With the hats it is 1 throughout.
 
 # %%
 t = np.arange(1, 2001)
@@ -272,8 +277,8 @@ assert same(lambda params: MySGD(params, 0.1, 0.9), lambda params: SGD(params, 0
 # %% [markdown]
 # ## Break it: three bugs in Adam
 #
-# The bias is not corrected. The step counter starts at 0, so that $1 - \beta^0 = 0$. And $g$ in place of $g^2$ in $v$, whose
-# root is then NaN.
+# The bias is not corrected. The step counter starts at 0, so that $1 - \beta^0 = 0$. And $g$ in place of $g^2$ in
+# $v$, whose root is then NaN.
 
 
 # %%
@@ -305,11 +310,11 @@ for broken, why in ((NoHats, "no bias correction"), (CountsFromZero, "t starts a
 # %% [markdown]
 # ## Clipping
 #
-# Now and then a batch has a huge gradient. SI-SNR makes that likely: its gradient is divided by the energy of what is left of
-# the error, so a nearly perfect estimate has a steep slope (tutorial 13). One such step could undo the work of many. The
-# remedy is to limit the *norm*, taken over all arrays together:
+# Now and then a batch has a huge gradient. SI-SNR makes that likely: its gradient is divided by the energy of what is
+# left of the error, so a nearly perfect estimate has a steep slope (tutorial 13). One such step could undo the work
+# of many. The remedy is to limit the *norm*, taken over all arrays together:
 #
-# $$ |g| = \sqrt{\sum_{\text{arrays}} \sum_i g_i^2} \qquad g \leftarrow g \cdot \min\left( 1,\ \frac{\text{max\_norm}}{|g|} \right) $$
+# $$ |g| = \sqrt{\sum_{\text{arrays}} \sum_i g_i^2} \qquad g \leftarrow g \cdot \min\left( 1,\ \frac{\text{max norm}}{|g|} \right) $$
 #
 # The direction stays, and only the length changes.
 
@@ -342,16 +347,16 @@ with companion.fails("each array is clipped by itself"):
     assert np.isclose(cosine, 1), f"cosine {cosine:.3f}"
 
 # %% [markdown]
-# With plain SGD, clipping limits the step. With Adam, the size of the gradient cancels anyway, so a clipped step is not
-# shorter just because of the clipping. What counts is the memory: unclipped, one huge gradient stays in $v$ for a thousand
-# steps and makes all of them tiny. We let a gradient of 1 come for 2000 steps, with a single outlier of 1000 at step 500.
-
+# With plain SGD, clipping limits the step. With Adam, the size of the gradient cancels anyway, so a clipped step is
+# not shorter just because of the clipping. What counts is the memory: unclipped, one huge gradient stays in $v$ for
+# thousands of steps and makes all of them tiny (exercise 4). We let a gradient of 1 come for 1100 steps, with a single
+# outlier of 1000 at step 500, and ask how far the parameter gets in the last 500 steps.
 
 
 # %%
 def distance_covered(clip):
-    """How far Adam gets in the 500 steps after the outlier, in learning rates."""
-    params, draw = {"theta": np.zeros(1)}, np.random.default_rng(3)
+    """How far Adam gets in the last 500 steps, in learning rates."""
+    params = {"theta": np.zeros(1)}
     optimizer = Adam(params, learning_rate=1.0)
     for step in range(1100):
         if step == 600:
@@ -363,16 +368,16 @@ def distance_covered(clip):
     return abs(params["theta"] - start).item()
 
 
-print(f"500 steps cover {distance_covered(True):.0f} learning rates with clipping, {distance_covered(False):.0f} without")
-assert distance_covered(True) > 400
-assert distance_covered(False) < 50
+clipped, unclipped = distance_covered(clip=True), distance_covered(clip=False)
+print(f"500 steps cover {clipped:.0f} learning rates with clipping, {unclipped:.0f} without")
+assert clipped > 400 and unclipped < 50
 
 # %% [markdown]
 # ## Where it sits in the model: SGD and Adam on a real one
 #
-# The parameters of a Conv-TasNet differ as much as the two of our valley. Here are the sizes of the gradients, array by
-# array, on the first batch of a small network. In one array the elements have more than twenty times the gradient of those
-# in another. A single learning rate cannot suit both.
+# The parameters of a Conv-TasNet differ as much as the two of our valley. Here are the sizes of the gradients, array
+# by array, on the first batch of a small network. In one array the elements have more than twenty times the gradient
+# of those in another. A single learning rate cannot suit both.
 
 # %%
 config = Config(filters=32, bottleneck=16, hidden=32, skip=16, blocks=4, repeats=1)
@@ -408,19 +413,20 @@ print(f"gradients from {sizes[0]:.1g} to {sizes[-1]:.1g}")
 assert sizes[-1] > 20 * sizes[0]
 
 # %% [markdown]
-# Which optimiser is better? A fair comparison gives each its own best learning rate, so we train with four rates each. All
-# runs overfit two mixtures in 60 steps, which says nothing about new recordings. It compares the optimisers.
+# Which optimiser is better? A fair comparison gives each its own best learning rate, so we train with four rates
+# each. All runs overfit two mixtures in 60 steps, which says nothing about new recordings. It compares the
+# optimisers.
 
 # %%
-kinds = {
-    "SGD": (lambda eta: lambda params: SGD(params, learning_rate=eta), (0.03, 0.1, 0.3, 1.0)),
-    "SGD with momentum": (lambda eta: lambda params: SGD(params, learning_rate=eta, momentum=0.9), (0.01, 0.03, 0.1, 0.3)),
-    "Adam": (lambda alpha: lambda params: Adam(params, learning_rate=alpha), (0.003, 0.01, 0.03, 0.1)),
+kinds = {  # optimiser, its settings, learning rates to try
+    "SGD": (SGD, {}, (0.03, 0.1, 0.3, 1.0)),
+    "SGD with momentum": (SGD, {"momentum": 0.9}, (0.01, 0.03, 0.1, 0.3)),
+    "Adam": (Adam, {}, (0.003, 0.01, 0.03, 0.1)),
 }
 best = {}
 fig, (ax, curves) = plt.subplots(1, 2, figsize=(8.6, 3.3))
-for (name, (make, rates)), marker in zip(kinds.items(), "os^"):
-    runs = [train(make(learning_rate)) for learning_rate in rates]
+for (name, (optimizer, settings, rates)), marker in zip(kinds.items(), "os^"):
+    runs = [train(lambda params: optimizer(params, learning_rate=eta, **settings)) for eta in rates]
     ends = [losses[-5:].mean() for losses, _ in runs]  # the last five steps
     best[name] = min(ends)
     ax.semilogx(rates, ends, marker=marker, label=name)
@@ -436,16 +442,16 @@ if companion.SCALE >= 1:
     assert best["Adam"] < best["SGD with momentum"]
 
 # %% [markdown]
-# Momentum is better than plain SGD, and Adam is ahead of both. But SGD is not hopeless: much of what is said against it
-# comes from a learning rate that was too small. Note the size of Adam's rate, too. It is a length, the distance that a
-# parameter moves in a step. For SGD it is a factor of the gradient.
+# Momentum is better than plain SGD, and Adam is ahead of both. But SGD is not hopeless: much of what is said against
+# it comes from a learning rate that was too small. Note the size of Adam's rate, too. It is a length, the distance
+# that a parameter moves in a step. For SGD it is a factor of the gradient.
 #
 # ## Break it: gradients that add up
 #
-# Some frameworks add each new gradient to the old one, until somebody calls `zero_grad`. Whoever forgets it follows the sum
-# of all gradients since the beginning. (One published denoiser was trained that way.) In this project a backward pass
-# *sets* the gradients, so there is nothing to forget. With SGD, the sum of all gradients is momentum with $\mu = 1$: in the
-# valley it never comes to rest.
+# Some frameworks add each new gradient to the old one, until somebody calls `zero_grad`. Whoever forgets it follows
+# the sum of all gradients since the beginning. (One published denoiser was trained that way.) In this project a
+# backward pass *sets* the gradients, so there is nothing to forget. With SGD, the sum of all gradients is momentum
+# with $\mu = 1$: in the valley it never comes to rest.
 
 
 # %%
@@ -468,13 +474,13 @@ with companion.fails("zero_grad is missing"):
 # %% [markdown]
 # ## Exercises
 #
-# 1. Adam gets the gradients 1, -1, 1, -1, ... How large are its steps after many of them? And with 1, 1, 1, ...? What does that
-#    mean for a parameter whose gradient is nothing but noise?
-# 2. In `valley`, which learning rate is best for plain SGD? Minimise the larger of $|1 - \eta|$ and $|1 - 50 \eta|$ by hand,
-#    and check it.
-# 3. *Weight decay*: the library adds $\lambda \theta$ to $g$ before Adam's formulas. Show that with $g = 0$ the first step has
-#    the size $\alpha$, whatever $\lambda$ is. Is that the decay one would expect?
-# 4. An outlier of 1000 stays in $v$. After how many steps has its share in $v$ fallen below that of gradients of 1? Compute it
-#    from $\beta_2$.
+# 1. Adam gets the gradients 1, -1, 1, -1, ... How large are its steps after many of them? And with 1, 1, 1, ...? What
+#    does that mean for a parameter whose gradient is nothing but noise?
+# 2. In `valley`, which learning rate is best for plain SGD? Minimise the larger of $|1 - \eta|$ and $|1 - 50 \eta|$
+#    by hand, and check it.
+# 3. *Weight decay*: the library adds $\lambda \theta$ to $g$ before Adam's formulas. Show that with $g = 0$ the first
+#    step has the size $\alpha$, whatever $\lambda$ is. Is that the decay one would expect?
+# 4. An outlier of 1000 stays in $v$. After how many steps has its share in $v$ fallen below that of gradients of 1?
+#    Compute it from $\beta_2$.
 #
 # Solutions: [solutions/14_optimizers.py](solutions/14_optimizers.py).

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 15. Training
 #
-# Minutes: 30. Before: [12. Conv-TasNet](12_conv_tasnet.py), [13. SI-SNR](13_si_snr.py),
-# [14. Optimizers](14_optimizers.py).
+# Minutes: 30. Before: [12. Conv-TasNet, whole](12_conv_tasnet.py), [13. SI-SNR, the loss](13_si_snr.py),
+# [14. SGD and Adam](14_optimizers.py).
 #
 # You write the training loop, predict what one step of it does to the loss, and check the prediction. Then you
 # overfit one mixture, train a small denoiser on many, and read the curves: what is noise in them, what is
@@ -151,7 +151,8 @@ assert (np.diff(ratios) < 0).all()  # ever less
 # ## The same for Adam
 #
 # Adam's first step is easy to predict, too. At step $t = 1$ its moments started at 0, so with
-# $\beta_1, \beta_2$ and $\varepsilon$ as in tutorial 14, for every element $i$,
+# $\beta_1, \beta_2$ and $\varepsilon$ as in tutorial 14 (the learning rate, there $\alpha$, is $\eta$ here), for every
+# element $i$,
 #
 # $$
 # \begin{aligned}

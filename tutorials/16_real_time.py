@@ -2,7 +2,7 @@
 # # 16. Real time
 #
 # Minutes: 35. Before: [5. Depthwise convolution](05_depthwise.py), [9. Cumulative layer norm](09_cumulative_norm.py),
-# [10. The decoder](10_decoder.py), [12. Conv-TasNet](12_conv_tasnet.py).
+# [10. The decoder](10_decoder.py), [12. Conv-TasNet, whole](12_conv_tasnet.py).
 #
 # You run the network on sound as it arrives, frame by frame, and get exactly the output of the whole recording. For
 # that you find out, part by part, what has to be remembered, and derive how long a sample has to wait: the latency.

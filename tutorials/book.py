@@ -70,13 +70,11 @@ def title_cell(text):
     markdown = "\n".join(line.removeprefix("#").removeprefix(" ") for line in cell.strip().splitlines())
     title, _, rest = markdown.strip().partition("\n")
     paragraphs = [" ".join(part.split()) for part in re.split(r"\n\s*\n", rest.strip())]
-    facts = [re.fullmatch(r"Minutes: (\d+)\. Before: (.+)\.|\*(\d+) minutes\. Before: (.+)\.\*", part) for part in paragraphs]
-    taught = [part for part, match in zip(paragraphs, facts) if not match]
-    facts = [list(filter(None, match.groups())) for match in facts if match]
-    if not title.startswith("# ") or len(facts) != 1 or not taught:
+    facts = re.fullmatch(r"Minutes: (\d+)\. Before: (.+)\.", paragraphs[0])
+    if not title.startswith("# ") or not facts or len(paragraphs) < 2:
         raise BookError(f"the title cell is not of the form in README.md:\n{markdown}")
-    teaches = " ".join(re.split(r"(?<=[.?!]) (?=[A-Z])", taught[0])[:2])
-    return title.removeprefix("# "), teaches, int(facts[0][0]), facts[0][1]
+    teaches = " ".join(re.split(r"(?<=[.?!]) (?=[A-Z])", paragraphs[1])[:2])
+    return title.removeprefix("# "), teaches, int(facts[1]), facts[2]
 
 
 def count_asserts(text):

@@ -92,7 +92,12 @@ assert np.allclose(y, depthwise_forward(x, gains[:, None], b)[0])
 # The closer the two microphones hear the same, the smaller $\lambda_{\min}$, and the slower the learning.
 
 # %%
-sources = np.stack([companion.speech(2.0, rate, speaker="english-british"), companion.noise(2.0, rate, name="music")])
+sources = np.stack(
+    [
+        companion.speech(2.0, rate, speaker="english-british"),
+        companion.noise(2.0, rate, name="music"),
+    ]
+)
 s = sources.astype(np.float64) / np.sqrt(np.mean(sources.astype(np.float64) ** 2))
 x = np.array([[0.8, 0.5], [0.5, 0.9]]) @ s
 n = x.shape[1]

@@ -110,7 +110,10 @@ assert centred.latency_samples - causal.latency_samples == 24
 
 plt.figure(figsize=(7.5, 2.8))
 around = np.arange(-550, 100)
-for label, gradient, marker in (("causal", causal_gradient, "."), ("2 blocks centred", centred_gradient, "x")):
+for label, gradient, marker in (
+    ("causal", causal_gradient, "."),
+    ("2 blocks centred", centred_gradient, "x"),
+):
     plt.semilogy(around, np.abs(gradient[1003 + around]), marker, markersize=3, label=label)
 plt.axvline(0, color="black", linewidth=0.8)
 plt.xlabel("input sample, seen from the output sample")

@@ -56,7 +56,9 @@ assert share(O=512, K=10) > 0.1 > share(O=512, K=11)
 B, C, O, K, T = 2, 4, 5, 3, 11
 x, w = rng.standard_normal((B, C, T)), rng.standard_normal((O, C, K))
 
-views = [np.pad(x, ((0, 0), (0, 0), (K - 1 - k, 0)))[:, :, :T] for k in range(K)]  # causal: tap k reads t - (K-1-k)
+views = [
+    np.pad(x, ((0, 0), (0, 0), (K - 1 - k, 0)))[:, :, :T] for k in range(K)
+]  # causal: tap k reads t - (K-1-k)
 full = sum(w[:, :, k] @ view for k, view in enumerate(views))
 
 copy = np.repeat(np.eye(C), K, axis=0)  # (C*K, C): every channel K times
@@ -78,7 +80,10 @@ assert np.allclose(y, full)
 def multiplications_per_frame(c, separate=True):
     along_time = c.hidden * c.kernel * (1 if separate else c.hidden)
     blocks = c.blocks * c.repeats
-    in_blocks = blocks * (c.hidden * (c.bottleneck + c.skip) + along_time) + (blocks - 1) * c.bottleneck * c.hidden
+    in_blocks = (
+        blocks * (c.hidden * (c.bottleneck + c.skip) + along_time)
+        + (blocks - 1) * c.bottleneck * c.hidden
+    )
     ends = c.filters * c.filter_length * 3  # the encoder; the decoder for two sources
     return ends + c.filters * c.bottleneck + in_blocks + 2 * c.filters * c.skip + 2 * c.filters
 

@@ -119,7 +119,9 @@ with companion.fails("a negative gain"):
     assert np.allclose(prelu_forward(-3 * x, alpha)[0], -3 * y), "the two sides have changed places"
 assert np.allclose(relu_forward(3 * x)[0], 3 * relu_forward(x)[0])
 with companion.fails("a sigmoid does not scale"):
-    assert np.allclose(sigmoid_forward(3 * x)[0], 3 * sigmoid_forward(x)[0]), "the result stays below one"
+    assert np.allclose(sigmoid_forward(3 * x)[0], 3 * sigmoid_forward(x)[0]), (
+        "the result stays below one"
+    )
 
 # %% [markdown]
 # A mask must not depend on the level of the recording. What is loud at one level is not less speech at another.

@@ -1,8 +1,9 @@
 # %% [markdown]
 # # 8. Global layer norm: solutions
-# Negative scales, a norm over a single entry, the norm without a mean, and two ways to count entries.
 #
-# *10 minutes. Before: [8. Global layer norm](../08_global_norm.py).*
+# Minutes: 10. Before: [8. Global layer norm](../08_global_norm.py).
+#
+# Negative scales, a norm over a single entry, the norm without a mean, and two ways to count entries.
 
 # %%
 import sys

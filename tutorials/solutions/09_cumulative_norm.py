@@ -1,8 +1,9 @@
 # %% [markdown]
 # # 9. Cumulative layer norm: solutions
-# Frames of zeros that change the level, a past that fades, silence first, and the last frame's gradient.
 #
-# *15 minutes. Before: [9. Cumulative layer norm](../09_cumulative_norm.py).*
+# Minutes: 15. Before: [9. Cumulative layer norm](../09_cumulative_norm.py).
+#
+# Frames of zeros that change the level, a past that fades, silence first, and the last frame's gradient.
 
 # %%
 import sys
@@ -46,8 +47,8 @@ for k, expected in ((1, 5.7), (10, 2.0), (100, 1.14)):
 #
 # $$ A[t] = dS[t] + a\, A[t + 1] $$
 #
-# which runs from the end to the beginning. $s[t]$ is used once, in $S[t]$: $ds[t] = A[t]$. As a matrix, $M$ has $a^{t-k}$
-# at row $t$, column $k \le t$, and the backward is $M^T$.
+# which runs from the end to the beginning. $s[t]$ is used once, in $S[t]$: $ds[t] = A[t]$. As a matrix, $M$ has
+# $a^{t-k}$ at row $t$, column $k \le t$, and the backward is $M^T$.
 
 
 # %%
@@ -80,9 +81,9 @@ with companion.fails("the backward recursion runs forwards"):
 # %% [markdown]
 # ## 3. Silence first
 #
-# During the silence $v = 0$, so $r = 1 / \sqrt{\epsilon} = 10^4$, and the output is $0$. The first frame of noise is one
-# of 1001, so $v$ is about $1 / 1001$, and the frame comes out $\sqrt{1001} = 32$ times as large as it is. With many
-# channels that is nearly exact.
+# During the silence $v = 0$, so $r = 1 / \sqrt{\epsilon} = 10^4$, and the output is $0$. The first frame of noise is
+# one of 1001, so $v$ is about $1 / 1001$, and the frame comes out $\sqrt{1001} = 32$ times as large as it is. With
+# many channels that is nearly exact.
 
 # %%
 x = np.zeros((1, 4000, 1001))
@@ -104,8 +105,8 @@ assert round(np.sqrt(1001)) == 32
 #    &= r \left( g - \frac1n \sum_c g - \hat{x} \cdot \frac1n \sum_c g\, \hat{x} \right)
 # \end{aligned} $$
 #
-# The last step uses $x - m = \hat{x} / r$ and $dv = -\frac12 r^2 \sum_c g \hat{x}$. It is the formula of the global norm,
-# with one difference: the sums run over the last frame only, but $n$ counts all frames.
+# The last step uses $x - m = \hat{x} / r$ and $dv = -\frac12 r^2 \sum_c g \hat{x}$. It is the formula of the global
+# norm, with one difference: the sums run over the last frame only, but $n$ counts all frames.
 
 # %%
 x, dy = rng.standard_normal((2, 1, 5, 9))

@@ -1,8 +1,9 @@
 # %% [markdown]
 # # 10. The decoder: solutions
-# Windows that overlap more, an exact pair with half as many filters, masks that jump, and the price of a matrix.
 #
-# *15 minutes. Before: [10. The decoder](../10_decoder.py).*
+# Minutes: 15. Before: [10. The decoder](../10_decoder.py).
+#
+# Windows that overlap more, an exact pair with half as many filters, masks that jump, and the price of a matrix.
 
 # %%
 import sys
@@ -49,10 +50,11 @@ with companion.fails("the factor of half a window"):
 # %% [markdown]
 # ## 2. Eight filters are enough
 #
-# $M = u^T w$ goes through 8 numbers, so its rank is at most 8. But $\frac12 I$ has rank 16. The conditions never asked for
-# rank 16, though. They ask that $M_{00} + M_{11}$ be the identity of size 8. In this pair (the MDCT, a *modified* cosine
-# transform) $M_{00}$ and $M_{11}$ have a second, crossing diagonal: each block comes with its own mirror image, backwards in
-# time. In $M_{00}$ the mirror image has a minus, in $M_{11}$ a plus. They cancel in the sum.
+# $M = u^T w$ goes through 8 numbers, so its rank is at most 8. But $\frac12 I$ has rank 16. The conditions never
+# asked for rank 16, though. They ask that $M_{00} + M_{11}$ be the identity of size 8. In this pair (the MDCT, a
+# *modified* cosine transform) $M_{00}$ and $M_{11}$ have a second, crossing diagonal: each block comes with its own
+# mirror image, backwards in time. In $M_{00}$ the mirror image has a minus, in $M_{11}$ a plus. They cancel in the
+# sum.
 
 # %%
 c, k = np.arange(8)[:, None], np.arange(K)
@@ -80,11 +82,12 @@ companion.show("mdct")
 # %% [markdown]
 # ## 3. A mask that jumps
 #
-# An even piece alone is the window times $M$. For the pseudo-inverse that is half the window, everywhere: every sample
-# comes out at half its size, for every block lies under exactly one even window. But nothing is smooth: where the mask
-# changes for good, the output jumps. For the faded cosines the output is the sound times $h^2$, which swells and fades.
-# Take a constant sound, to see it. Then let the mask be 1 in the first half of the frames and 0 in the second: the
-# pseudo-inverse steps down by half at once, twice. The fade goes down gently, so no step is larger than 0.2.
+# An even piece alone is the window times $M$. For the pseudo-inverse that is half the window, everywhere: every
+# sample comes out at half its size, for every block lies under exactly one even window. But nothing is smooth: where
+# the mask changes for good, the output jumps. For the faded cosines the output is the sound times $h^2$, which swells
+# and fades. Take a constant sound, to see it. Then let the mask be 1 in the first half of the frames and 0 in the
+# second: the pseudo-inverse steps down by half at once, twice. The fade goes down gently, so no step is larger than
+# 0.2.
 
 # %%
 constant = np.ones((1, 400))
@@ -117,9 +120,9 @@ companion.show("jumping_mask")
 # %% [markdown]
 # ## 4. The price
 #
-# A second is 1000 frames. A piece takes $C K = 128 \cdot 16 = 2048$ multiplications: about 2 million per second. The full
-# matrix has 8000 rows and 128 000 columns: more than a thousand million. The factor between them is $n / K = 500$, as each
-# row of the matrix is zero outside its windows.
+# A second is 1000 frames. A piece takes $C K = 128 \cdot 16 = 2048$ multiplications: about 2 million per second. The
+# full matrix has 8000 rows and 128 000 columns: more than a thousand million. The factor between them is $n / K =
+# 500$, as each row of the matrix is zero outside its windows.
 
 # %%
 c = Config()

@@ -1,8 +1,9 @@
 # %% [markdown]
 # # 11. A block: solutions
-# Parameters counted by hand, a residual that nobody hears, rows of the right length, and the reach of a norm.
 #
-# *10 minutes. Before: [11. A block](../11_block.py).*
+# Minutes: 10. Before: [11. A block](../11_block.py).
+#
+# Parameters counted by hand, a residual that nobody hears, rows of the right length, and the reach of a norm.
 
 # %%
 import sys
@@ -32,8 +33,8 @@ rng = np.random.default_rng(11)
 # | residual | $B H + B$ | 65 664 |
 # | skip | $Sc\, H + Sc$ | 65 664 |
 #
-# Together 201 474. Looking along time, what the block is there for, takes 1 % of them. (The model here has fewer blocks
-# than the preset. One block is the same in both.)
+# Together 201 474. Looking along time, what the block is there for, takes 1 % of them. (The model here has fewer
+# blocks than the preset. One block is the same in both.)
 
 # %%
 B = Sc = 128
@@ -53,10 +54,10 @@ assert round(by_hand["depthwise"] / 201_474, 2) == 0.01
 # %% [markdown]
 # ## 2. A residual that nobody hears
 #
-# The masks are made of the skips. So the last `x` has no use, and its gradient is zero: in the model, `dx` starts as zeros
-# at the top of the row. The weights of the residual get $dw_r = dx' h^T = 0$. A check for finite numbers passes. So does a
-# check against finite differences, for zero is the right gradient. Only a test that asks for *some* gradient in every
-# parameter finds it.
+# The masks are made of the skips. So the last `x` has no use, and its gradient is zero: in the model, `dx` starts as
+# zeros at the top of the row. The weights of the residual get $dw_r = dx' h^T = 0$. A check for finite numbers
+# passes. So does a check against finite differences, for zero is the right gradient. Only a test that asks for *some*
+# gradient in every parameter finds it.
 
 # %%
 config = Config(filters=16, bottleneck=8, hidden=12, skip=8, blocks=3, repeats=1)

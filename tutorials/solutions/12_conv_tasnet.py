@@ -1,8 +1,9 @@
 # %% [markdown]
 # # 12. Conv-TasNet, whole: solutions
-# Five million parameters from eight letters, masks of one, a block left out, and how long the network must wait.
 #
-# *15 minutes. Before: [12. Conv-TasNet, whole](../12_conv_tasnet.py).*
+# Minutes: 15. Before: [12. Conv-TasNet, whole](../12_conv_tasnet.py).
+#
+# Five million parameters from eight letters, masks of one, a block left out, and how long the network must wait.
 
 # %%
 import sys
@@ -27,10 +28,10 @@ rng = np.random.default_rng(12)
 # %% [markdown]
 # ## 1. Parameters from the letters
 #
-# A block (tutorial 11, exercise 1) has $HB + H$ for expand, $HP + H$ for depthwise, $2 + 4H$ for two PReLUs and two norms,
-# $BH + B$ for the residual and $Sc\,H + Sc$ for the skip. There are $X R$ of them, and the last has no residual. Around them:
-# encoder and decoder with $N L$ each, the first norm with $2N$, the bottleneck with $B N + B$, one PReLU, and the masks with
-# $2 N\, Sc + 2 N$.
+# A block (tutorial 11, exercise 1) has $HB + H$ for expand, $HP + H$ for depthwise, $2 + 4H$ for two PReLUs and two
+# norms, $BH + B$ for the residual and $Sc\,H + Sc$ for the skip. There are $X R$ of them, and the last has no
+# residual. Around them: encoder and decoder with $N L$ each, the first norm with $2N$, the bottleneck with $B N + B$,
+# one PReLU, and the masks with $2 N\, Sc + 2 N$.
 
 # %%
 N, L, B, H, Sc, P, X, R = 512, 16, 128, 512, 128, 3, 8, 3
@@ -42,9 +43,9 @@ assert X * R * block - residual + around == 4_984_881 == Config.preset("paper").
 # %% [markdown]
 # ## 2. Masks of one
 #
-# With masks of 1 the frames go straight to the decoder. Both sources are the same waveform, $D(E(\text{mixture}))$. It is
-# not the mixture, as encoder and decoder are not inverses (tutorial 10): before training it has hardly anything to do with
-# it.
+# With masks of 1 the frames go straight to the decoder. Both sources are the same waveform, $D(E(\text{mixture}))$.
+# It is not the mixture, as encoder and decoder are not inverses (tutorial 10): before training it has hardly anything
+# to do with it.
 
 # %%
 model = ConvTasNet(Config(), seed=0)
@@ -86,9 +87,9 @@ for step in range(int(150 * companion.SCALE)):
 # A block is silenced by setting the weights of its skip convolution to zero. Its residual goes on, so the later blocks
 # notice nothing.
 #
-# The answer is a surprise: hardly any. Every block alone can be spared for less than 2 dB, though all ten together bring
-# about 10. After so short a training the blocks say much the same, and a sum of ten similar things loses little when
-# one is missing. Without any of them, the network is lost.
+# The answer is a surprise: hardly any. Every block alone can be spared for less than 2 dB, though all ten together
+# bring about 10. After so short a training the blocks say much the same, and a sum of ten similar things loses little
+# when one is missing. Without any of them, the network is lost.
 
 # %%
 everything = si_snr(model.forward(mixture[None], keep=False)[0, 0], sources[0])
@@ -120,9 +121,9 @@ if companion.SCALE >= 1:
 # %% [markdown]
 # ## 4. Latency
 #
-# The `small` model is causal. It waits for one full window of 16 samples: 2 ms. The `origin` preset looks 31 frames of 16
-# samples ahead on top of a window of 32: 528 samples at 16 kHz, 33 ms. To check the first, change the last of 1000 samples.
-# Output samples up to that one less 16 must not move, and some of the last 16 do.
+# The `small` model is causal. It waits for one full window of 16 samples: 2 ms. The `origin` preset looks 31 frames
+# of 16 samples ahead on top of a window of 32: 528 samples at 16 kHz, 33 ms. To check the first, change the last of
+# 1000 samples. Output samples up to that one less 16 must not move, and some of the last 16 do.
 
 # %%
 small, origin = Config.preset("small"), Config.preset("origin")

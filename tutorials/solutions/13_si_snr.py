@@ -1,8 +1,9 @@
 # %% [markdown]
 # # 13. SI-SNR, the loss: solutions
-# The mixture as an estimate, decibels as angles, a delay of one sample, and a loss that hears the level.
 #
-# *15 minutes. Before: [13. SI-SNR, the loss](../13_si_snr.py).*
+# Minutes: 15. Before: [13. SI-SNR, the loss](../13_si_snr.py).
+#
+# The mixture as an estimate, decibels as angles, a delay of one sample, and a loss that hears the level.
 
 # %%
 import sys
@@ -30,8 +31,8 @@ rain = companion.noise(2.0, rate, name="rain")
 #
 # $$ p = \frac{\langle s + v, s \rangle}{\langle s, s \rangle} s = \frac{\langle s, s \rangle + 0}{\langle s, s \rangle} s = s $$
 #
-# and the rest is $q = v$. So $|p|^2 / |q|^2 = |s|^2 / |v|^2$: the SI-SNR of the mixture is the SNR that it was mixed at. Real
-# sounds are not quite perpendicular, so it is nearly so.
+# and the rest is $q = v$. So $|p|^2 / |q|^2 = |s|^2 / |v|^2$: the SI-SNR of the mixture is the SNR that it was mixed
+# at. Real sounds are not quite perpendicular, so it is nearly so.
 
 # %%
 s, v = rng.standard_normal((2, 1000))
@@ -46,8 +47,8 @@ assert abs(si_snr(mixture, sources[0]) - 5.0) < 0.2
 # %% [markdown]
 # ## 2. Decibels as angles
 #
-# $10 \log_{10} (1 / \tan^2 \theta) = 10$ gives $\tan^2 \theta = 0.1$, so $\theta = 17.5$ degrees. At 20 dB, $\tan \theta = 0.1$
-# and $\theta = 5.7$ degrees.
+# $10 \log_{10} (1 / \tan^2 \theta) = 10$ gives $\tan^2 \theta = 0.1$, so $\theta = 17.5$ degrees. At 20 dB, $\tan
+# \theta = 0.1$ and $\theta = 5.7$ degrees.
 
 # %%
 for decibels, degrees in ((10, 17.5), (20, 5.7)):
@@ -59,10 +60,10 @@ for decibels, degrees in ((10, 17.5), (20, 5.7)):
 # %% [markdown]
 # ## 3. A delay of one sample
 #
-# Nobody can hear a delay of an eighth of a millisecond. SI-SNR can. White noise has nothing in common with itself one sample
-# later: below -20 dB, although it is perfectly clean. Speech is mostly low frequencies, which change little from sample to
-# sample. It keeps more, but what is left is about 0 dB, as for a voice in noise of its own level. So a model whose padding is
-# off by one looks useless in its score, and sounds fine.
+# Nobody can hear a delay of an eighth of a millisecond. SI-SNR can. White noise has nothing in common with itself one
+# sample later: below -20 dB, although it is perfectly clean. Speech is mostly low frequencies, which change little
+# from sample to sample. It keeps more, but what is left is about 0 dB, as for a voice in noise of its own level. So a
+# model whose padding is off by one looks useless in its score, and sounds fine.
 
 # %%
 white = rng.standard_normal(16_000)
@@ -76,13 +77,13 @@ assert abs(delayed_voice) < 1
 # %% [markdown]
 # ## 4. A loss that hears the level
 #
-# Let $d = s - x$ be the error and $c = 10 / \ln 10$. Then $y = c (\ln |s|^2 - \ln |d|^2)$, and only the second part depends on
-# $x$. With $\partial |d|^2 / \partial x = -2 d$:
+# Let $d = s - x$ be the error and $c = 10 / \ln 10$. Then $y = c (\ln |s|^2 - \ln |d|^2)$, and only the second part
+# depends on $x$. With $\partial |d|^2 / \partial x = -2 d$:
 #
 # $$ \frac{\partial y}{\partial x} = -c \cdot \frac{-2 d}{|d|^2} = 2 c \, \frac{s - x}{|s - x|^2} $$
 #
-# It points straight at the target. Along $x$ it has the part $2 c \langle s - x, x \rangle / |d|^2$, which is zero only by
-# chance: this gradient corrects the level as well.
+# It points straight at the target. Along $x$ it has the part $2 c \langle s - x, x \rangle / |d|^2$, which is zero
+# only by chance: this gradient corrects the level as well.
 
 # %%
 c = 10 / np.log(10)

@@ -1,8 +1,9 @@
 # %% [markdown]
 # # 14. SGD and Adam: solutions
-# Noise and signal in Adam, the best rate for a valley, weight decay, and how long an outlier is remembered.
 #
-# *10 minutes. Before: [14. SGD and Adam](../14_optimizers.py).*
+# Minutes: 10. Before: [14. SGD and Adam](../14_optimizers.py).
+#
+# Noise and signal in Adam, the best rate for a valley, weight decay, and how long an outlier is remembered.
 
 # %%
 import sys
@@ -19,9 +20,10 @@ from tasnet_np.optim import SGD, Adam
 # %% [markdown]
 # ## 1. Noise and signal
 #
-# In both cases $g^2 = 1$, so $\hat{v} = 1$. With gradients that are always 1, $\hat{m} = 1$ as well: a step is $\alpha$. With
-# alternating ones, $m$ ends up changing between two values $\pm z$. From $-z = 0.9 z - 0.1$ follows $z = 0.1 / 1.9 = 0.053$. So
-# a parameter whose gradient is mere noise moves 19 times more slowly than one whose gradient knows where to go.
+# In both cases $g^2 = 1$, so $\hat{v} = 1$. With gradients that are always 1, $\hat{m} = 1$ as well: a step is
+# $\alpha$. With alternating ones, $m$ ends up changing between two values $\pm z$. From $-z = 0.9 z - 0.1$ follows $z
+# = 0.1 / 1.9 = 0.053$. So a parameter whose gradient is mere noise moves 19 times more slowly than one whose gradient
+# knows where to go.
 
 
 # %%
@@ -42,9 +44,9 @@ assert round(same / alternating) == 19
 # %% [markdown]
 # ## 2. The best rate for the valley
 #
-# $|1 - \eta|$ falls with $\eta$ (as long as $\eta < 1$) and $|1 - 50 \eta| = 50 \eta - 1$ rises (from $\eta = 1/50$ on). The larger of
-# the two is smallest where they are equal: $1 - \eta = 50 \eta - 1$, so $\eta = 2 / 51 = 0.0392$. Each step then leaves
-# $49 / 51 = 96$ % of the way, in both directions.
+# $|1 - \eta|$ falls with $\eta$ (as long as $\eta < 1$) and $|1 - 50 \eta| = 50 \eta - 1$ rises (from $\eta = 1/50$
+# on). The larger of the two is smallest where they are equal: $1 - \eta = 50 \eta - 1$, so $\eta = 2 / 51 = 0.0392$.
+# Each step then leaves $49 / 51 = 96$ % of the way, in both directions.
 
 # %%
 rates = np.linspace(0.001, 0.0399, 2000)
@@ -61,9 +63,10 @@ assert np.allclose(np.abs(params["theta"]), 49 / 51 * np.array([2.0, 0.5]))
 # %% [markdown]
 # ## 3. Weight decay inside Adam
 #
-# With $g = 0$ the gradient that Adam sees is $\lambda \theta$. Its first step has the size $\alpha$ for any gradient, so
-# also for this one: $\lambda$ cancels. A decay should shrink a parameter in proportion to its size and to $\lambda$, as it does in
-# SGD. In Adam it does not. (This is why there is a variant, AdamW, that shrinks the parameters beside Adam's formulas.)
+# With $g = 0$ the gradient that Adam sees is $\lambda \theta$. Its first step has the size $\alpha$ for any gradient,
+# so also for this one: $\lambda$ cancels. A decay should shrink a parameter in proportion to its size and to
+# $\lambda$, as it does in SGD. In Adam it does not. (This is why there is a variant, AdamW, that shrinks the
+# parameters beside Adam's formulas.)
 
 # %%
 for weight_decay in (1e-5, 0.1):
@@ -77,8 +80,8 @@ with companion.fails("expecting a decay in proportion to the parameter"):
 # %% [markdown]
 # ## 4. How long an outlier is remembered
 #
-# Right after it, the outlier's share in $v$ is $0.001 \cdot 1000^2 = 1000$, while gradients of 1 make up about 1. It fades as
-# $0.999^k$. $1000 \cdot 0.999^k = 1$ gives $k = \ln 1000 / (-\ln 0.999) = 6904$ steps.
+# Right after it, the outlier's share in $v$ is $0.001 \cdot 1000^2 = 1000$, while gradients of 1 make up about 1. It
+# fades as $0.999^k$. $1000 \cdot 0.999^k = 1$ gives $k = \ln 1000 / (-\ln 0.999) = 6904$ steps.
 
 # %%
 k = np.log(1000) / -np.log(0.999)
