@@ -152,6 +152,7 @@ def add_report(commands):
     added.add_argument("--baselines", metavar="FILE", help="scores of other methods (tests/benchmarks/baselines.py)")
     added.add_argument("--mixtures", type=int, default=25, help="for each input SNR")
     added.add_argument("--seconds", type=float, default=3.0, help="length of a mixture")
+    added.add_argument("--quiet", action="store_true", help="no progress bar")
     add_computing(added, devices=False)
 
 
@@ -162,5 +163,6 @@ def _report(options):
         raise UserError(f"--mixtures {options.mixtures}, --seconds {options.seconds}: give at least 1, and below 60")
     compute_as(options)
     how = {"baselines": options.baselines, "per_snr": options.mixtures, "seconds": options.seconds}
+    how["progress"] = not options.quiet
     print(report(options.folder, options.output, **how))
     return 0

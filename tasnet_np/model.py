@@ -484,6 +484,15 @@ class ConvTasNet(Layer):
         each_in_order(one, range(B), add)
         return sum(losses) / B
 
+    def frames(self, mixture):
+        """The encoded mixture (B, samples) -> (B, N, T), to look at."""
+        self._check(mixture)
+        return self._encode(mixture, keep=False)
+
+    def masks(self, mixture):
+        """The masks of a mixture (B, samples) -> (B, 2, N, T), to look at: what each source leaves of the frames."""
+        return self._forward_masks(self._forward_blocks(self.frames(mixture), keep=False), keep=False)
+
     # A batch on the fused path: each example goes through a network of its own, from one end to the other on
     # one thread. The networks share their parameters; each has its own caches and gradients.
 
@@ -504,14 +513,15 @@ class ConvTasNet(Layer):
 
     def _forward(self, mixture, keep):
         samples = mixture.shape[1]
-        padded = window(mixture, -self.config.hop, self._padded(samples))
-        w = self.encoder.forward(padded, keep=keep)  # (B, N, T)
-        if self.encoder_activation:
-            w = self.encoder_activation.forward(w, keep=keep)
+        w = self._encode(mixture, keep)  # (B, N, T)
         skips = self._forward_blocks(w, keep)  # (B, Sc, T)
         in_tiles = self._one_by_one and not keep and not on_gpu(w)
         ends = self._forward_ends_in_tiles if in_tiles else self._forward_ends
         return window(ends(skips, w, keep), self.config.hop, samples)
+
+    def _encode(self, mixture, keep):
+        w = self.encoder.forward(window(mixture, -self.config.hop, self._padded(mixture.shape[1])), keep=keep)
+        return self.encoder_activation.forward(w, keep=keep) if self.encoder_activation else w
 
     def _backward(self, dsources):
         samples = dsources.shape[2]

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import soundfile as sf
+from tqdm import tqdm
 
 from tasnet_np import checkpoint, manifest
 from tasnet_np.corpus import Store, open_corpus
@@ -58,7 +59,7 @@ def held_out_mixtures(run, *, per_snr=PER_SNR, seconds=SECONDS):
     )
 
 
-def report(run, out=None, *, baselines=None, per_snr=PER_SNR, seconds=SECONDS):
+def report(run, out=None, *, baselines=None, per_snr=PER_SNR, seconds=SECONDS, progress=False):
     """Write the page about a run.
 
     Parameters
@@ -68,6 +69,7 @@ def report(run, out=None, *, baselines=None, per_snr=PER_SNR, seconds=SECONDS):
     baselines : JSON file {method: [SI-SNRi of the speech in dB of every mixture]}, as
         tests/benchmarks/baselines.py writes it; by default baselines.json in the run's folder, if there is one
     per_snr, seconds : how many mixtures, and how long
+    progress : show a progress bar
 
     Returns
     -------
@@ -81,7 +83,7 @@ def report(run, out=None, *, baselines=None, per_snr=PER_SNR, seconds=SECONDS):
     config, recipe, about, goal = read_run(run)
     model = checkpoint.load(run)
     log = read_log(run)
-    result = measure(model, held_out_mixtures(run, per_snr=per_snr, seconds=seconds))
+    result = measure(model, held_out_mixtures(run, per_snr=per_snr, seconds=seconds), progress)
     result.si_snri |= _read_baselines(run, baselines, len(result.names))
     sections = [
         _summary(config, log, result),
@@ -118,9 +120,10 @@ def read_log(run):
     return records
 
 
-def measure(model, batches):
+def measure(model, batches, progress=False):
     """Scores of a model on mixtures."""
-    improvements = [score(model, batch)["si_snri"][:, 0] for batch in batches]
+    bar = tqdm(batches, desc="listening", unit="batch", disable=not progress)
+    improvements = [score(model, batch)["si_snri"][:, 0] for batch in bar]
     stacked = (np.concatenate([getattr(batch, name) for batch in batches]) for name in ("mixture", "sources", "snr_db"))
     names = [name for batch in batches for name in batch.names]
     return Result(names, *stacked, {"this model": np.concatenate(improvements)})
@@ -279,7 +282,7 @@ def _masks(model, result):
     """Both masks of the median example, the filters from low to high."""
     order = np.argsort(result.si_snri["this model"])
     mixture = result.mixture[order[len(order) // 2]][None]
-    masks = _network_masks(model, mixture)[0]  # (2, N, T)
+    masks = model.masks(mixture)[0]  # (2, N, T)
     w = model.encoder.own_params["w"].reshape(model.config.filters, -1)
     rows = np.argsort(peak_frequencies(w), kind="stable")
     pictures = []
@@ -295,14 +298,6 @@ def _masks(model, result):
         drawing.colorbar(image, ax=ax)
         pictures.append(_picture(drawing, f"mask of the {name}"))
     return pictures
-
-
-def _network_masks(model, mixture):
-    """The masks (B, 2, N, T) that the network makes for mixtures (B, n)."""
-    w = model.encoder.forward(model._pad(mixture), keep=False)
-    if model.encoder_activation:
-        w = model.encoder_activation.forward(w, keep=False)
-    return model._forward_masks(w, keep=False)
 
 
 def _gradients(log):
@@ -402,7 +397,7 @@ section { padding: 16px; margin: 16px 0; }
 .tiles b { display: block; font-size: 1.3rem; }
 .tiles span { color: var(--soft); font-size: .85rem; }
 .pictures { display: grid; gap: 16px; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); }
-.players { display: grid; gap: 16px; grid-template-columns: repeat(auto-fit, minmax(min(100%, 250px), 1fr)); }
+.players { display: grid; gap: 16px; grid-template-columns: repeat(auto-fit, minmax(min(100%, 220px), 1fr)); }
 img { width: 100%; height: auto; display: block; }
 .wide { grid-column: 1 / -1; }
 figure { margin: 0; }

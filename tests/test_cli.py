@@ -271,6 +271,8 @@ def test_numbers_that_make_no_sense(capsys, recordings, trained, tmp_path):
     assert "give only --out" in refused(capsys, *train_here, "--resume")
     assert "give both folders" in refused(capsys, "train", "--out", tmp_path / "r")
     assert "give one of them" in refused(capsys, "info")
+    assert "--part training" in refused(capsys, "evaluate", "--model", trained, "--part", "training")
+    assert "test part: has no speech" in refused(capsys, "evaluate", "--model", trained, "--part", "test")
     assert "--mixtures 0" in refused(
         capsys, "evaluate", "--model", trained, "--speech", "x", "--noise", "x", "--mixtures", 0
     )

@@ -212,7 +212,7 @@ def test_a_browser_shows_and_plays_it(page, tmp_path, width, columns):
     assert len(found["spreads"]) == 20 and min(found["spreads"]) > 100
     assert found["window"] == width and found["page"] <= width  # nothing to scroll sideways
     assert found["columns"] == columns
-    assert min(found["widths"]) >= 200 and found["font"] >= 14
+    assert min(found["widths"]) >= 190 and found["font"] >= 14
 
 
 def test_the_probe_finds_what_is_wrong(page, tmp_path):

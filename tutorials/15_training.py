@@ -303,20 +303,14 @@ assert losses[-1] < -20
 # behind it. The network can only switch filters on and off.
 
 # %%
-def mask_values(model, mixtures):
-    """The masks (B, 2, N, T), looked at from inside."""
-    frames = model.encoder.forward(model._pad(mixtures), keep=False)
-    return model._forward_masks(frames, keep=False)
-
-
 stuck = overfitted[0.1][0]
 for name, network in (("0.003", memory), ("0.1", stuck)):
-    y = mask_values(network, one[0])
+    y = network.masks(one[0])
     print(f"learning rate {name}: mean slope y (1 - y) of the masks {np.mean(y * (1 - y)):.5f}")
 
 wide = [array for name, array in ConvTasNet(config).named_parameters().items() if array.shape[-1:] == (64,) and array.ndim == 2]
 assert max(np.abs(array).max() for array in wide) <= 0.125
-y, flat = mask_values(memory, one[0]), mask_values(stuck, one[0])
+y, flat = memory.masks(one[0]), stuck.masks(one[0])
 assert np.mean(flat * (1 - flat)) < 0.01 * np.mean(y * (1 - y))
 assert overfitted[1e-4][1][-1] > losses[-1] + 10  # too slow
 assert overfitted[1e-4][1][-1] < losses[0] - 20  # but on its way

@@ -15,7 +15,9 @@ from side_by_side import machine
 from torch_peer import TorchConvTasNet, si_snr_loss
 
 import tasnet_np
-from tasnet_np.data import Mixer, fixed_batches, load_corpus, split
+from tasnet_np import manifest
+from tasnet_np.corpus import Store, open_corpus
+from tasnet_np.data import Mixer, fixed_batches
 from tasnet_np.evaluate import evaluate, table
 from tasnet_np.model import Config, ConvTasNet
 from tasnet_np.train import Recipe, train
@@ -71,13 +73,12 @@ def main():
     parser.add_argument("--hold-out", nargs="+", default=[])
     parser.add_argument("--preset", default="small")
     options = parser.parse_args()
-    config, recipe = Config.preset(options.preset), Recipe(hold_out=options.hold_out)
+    plain = {"schedule": "plateau", "warmup": 0, "average": 0.0}  # what train_torch does
+    config, recipe = Config.preset(options.preset), Recipe(hold_out=options.hold_out, **plain)
     run = options.out / "run"
     train(options.speech, options.noise, run, config, recipe, minutes=options.minutes)
-    corpora = split(
-        load_corpus(options.speech, options.noise, config.sample_rate)[0],
-        seed=recipe.seed, hold_out=recipe.hold_out, share=recipe.share,
-    )  # fmt: skip
+    recordings, store = manifest.load(run / "manifest.json"), Store()
+    corpora = [open_corpus(recordings, part, config.sample_rate, store) for part in ("training", "validation")]
     network, torch_steps = train_torch(corpora, config, recipe, options.minutes)
     our_steps = sum('"loss"' in line for line in (run / "log.jsonl").read_text().splitlines())
     rate = config.sample_rate

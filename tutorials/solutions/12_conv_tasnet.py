@@ -52,7 +52,7 @@ model = ConvTasNet(Config(), seed=0)
 c = model.config
 voice, rain = companion.speech(3.0, rate, speaker="english-british"), companion.noise(3.0, rate, seed=5, name="rain")
 mixture, sources = mix(voice, rain, snr_db=0.0)
-w = model.encoder.forward(model._pad(mixture[None]))
+w = model.frames(mixture[None])
 masked = model.multiply.forward(np.ones((1, 2, *w.shape[1:]), np.float32), w)
 both = model.decoders["decoder"].forward(masked[0])[:, c.hop : c.hop + len(mixture)]
 assert both.shape == (2, len(mixture)) and (both[0] == both[1]).all()
