@@ -146,6 +146,7 @@ companion.show("promise")
 assert abs(ratios[0] - 1) < 0.01
 assert rates[-1] == 1e-2 and ratios[-1] < 0.1
 assert (np.diff(ratios) < 0).all()  # ever less
+assert (ratios > 0).all()  # but the loss never rises
 
 # %% [markdown]
 # ## The same for Adam

@@ -270,9 +270,11 @@ class Writer:
 
         def mend(match):
             link, hash_, anchor = html.unescape(match[1]).partition("#")
-            if not link or link.startswith(("http:", "https:", "data:")) or not link.endswith((".py", ".md")):
-                return match[0]
             path = (folder / link).resolve()
+            if link and path.is_dir():
+                path /= "__init__.py"  # of a folder, its table of contents
+            if not link or link.startswith(("http:", "https:", "data:")) or path.suffix not in (".py", ".md"):
+                return match[0]
             if not self.whole and path.parent == HERE:
                 return match[0]
             if not path.is_file() or not path.is_relative_to(ROOT):
