@@ -370,7 +370,8 @@ assert first.mixture.shape == (4, 8000) and first.sources.shape == (4, 2, 8000)
 
 # %%
 every, steps = 50, 50 * round(8 * max(1, companion.SCALE))
-trainer = Trainer(ConvTasNet(config, seed=0), Recipe(learning_rate=3e-3, seconds=1.0, validate_every=every))
+recipe = Recipe(learning_rate=3e-3, seconds=1.0, validate_every=every, schedule="plateau", average=0.0)
+trainer = Trainer(ConvTasNet(config, seed=0), recipe)
 log, scores = [], [(0, evaluate(trainer.model, validation)[-1])]
 for step in range(steps):
     batch = mixer.batch(step, 4)
