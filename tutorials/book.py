@@ -228,8 +228,13 @@ class Writer:
             if (self.out / target).exists():
                 continue
             up = "../" * target.count("/")
-            text = path.read_text()
-            body = self.markdown.render(text) if path.suffix == ".md" else f"<h1>{name}</h1>{code(text)}"
+            if path.is_dir():
+                files = "".join(f"<li>{file.name}</li>" for file in sorted(path.glob("*.py")))
+                body = f"<h1>{name}</h1><ul>{files}</ul>"
+            elif path.suffix == ".md":
+                body = self.markdown.render(path.read_text())
+            else:
+                body = f"<h1>{name}</h1>{code(path.read_text())}"
             self._write(target, name, self._links(body, path.parent, up), [], "")
 
     def assets(self):
@@ -271,13 +276,13 @@ class Writer:
         def mend(match):
             link, hash_, anchor = html.unescape(match[1]).partition("#")
             path = (folder / link).resolve()
-            if link and path.is_dir():
-                path /= "__init__.py"  # of a folder, its table of contents
-            if not link or link.startswith(("http:", "https:", "data:")) or path.suffix not in (".py", ".md"):
+            if link and (path / "__init__.py").is_file():
+                path /= "__init__.py"  # of a package, its table of contents
+            if not link or link.startswith(("http:", "https:", "data:")) or link.endswith((".html", ".png")):
                 return match[0]
             if not self.whole and path.parent == HERE:
                 return match[0]
-            if not path.is_file() or not path.is_relative_to(ROOT):
+            if not path.exists() or not path.is_relative_to(ROOT):
                 raise BookError(f"link to {link}: no such file in {folder}")
             if path.parent in (HERE, HERE / "solutions") and path.name[:2].isdigit():
                 target = path.relative_to(HERE).with_suffix(".html").as_posix()
