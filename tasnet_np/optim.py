@@ -210,10 +210,11 @@ class Adam:
 
     def count_on_gpu(self):
         """Send this step's numbers to the GPU."""
-        beta1, beta2 = self.betas
-        bias1, bias2 = 1 - beta1**self.steps, 1 - beta2**self.steps
+        dtype = _place(self.params).dtype
+        bias1, bias2 = (1 - beta**self.steps for beta in self.betas)
+        beta1, beta2 = map(dtype.type, self.betas)  # rounded before 1 - beta, as in the loop above
         numbers = [self.learning_rate, beta1, beta2, 1 - beta1, 1 - beta2, bias1, bias2, self.eps, self.weight_decay]
-        self.numbers = _sent(self.numbers, numbers, _place(self.params).dtype)
+        self.numbers = _sent(self.numbers, numbers, dtype)
 
     def update_on_gpu(self, grads, norm=None):
         """Change the parameters, unless `norm`, the clipped gradient's (1,), is not finite."""
