@@ -32,7 +32,6 @@ CASES = {
 HOPS = (1, 2, 4, 8, 16, 32, 64, 128)  # in one call
 SIDES = ("ours", "torch", "onnx")
 SECONDS = 60  # of sound, after the warm-up
-REPO = Path(__file__).parents[2]
 
 
 def noise(samples):
@@ -349,21 +348,21 @@ MEMORIES = (math.inf, 60.0, 10.0, 3.0)  # seconds
 MINUTES = (0, 1, 10, 60)
 
 
-def drift(run, speech, noises, tests=24, seconds=4):
+def drift(run, tests=24, seconds=4):
     """SI-SNRi of the speech over the same mixtures, each heard from the state after so many minutes.
 
     What was heard before comes from the same recordings at random SNRs; in the second column it was one
     noise alone, another one than the mixture's, and for a minute.
     """
+    from tasnet_np import manifest
     from tasnet_np.checkpoint import load
-    from tasnet_np.data import Mixer, load_corpus, split
+    from tasnet_np.corpus import Store, open_corpus
+    from tasnet_np.data import Mixer
     from tasnet_np.metrics import si_snr_improvement
-    from tasnet_np.train import read_run
 
-    model, (_, recipe, *_) = load(run), read_run(run)
+    model = load(run)
     rate = model.config.sample_rate
-    corpus, _ = load_corpus(speech, noises, rate)
-    corpus = split(corpus, seed=recipe.seed, hold_out=recipe.hold_out, share=recipe.share)[1]
+    corpus = open_corpus(manifest.load(Path(run) / "manifest.json"), "validation", rate, Store())
     before = Mixer(corpus, samples=rate * 10, rate=rate, seed=1)
     batch = Mixer(corpus, samples=rate * seconds, rate=rate, snr_db=(0.0, 5.0), seed=2).batch(0, tests)
     rng = np.random.default_rng(3)
@@ -411,8 +410,6 @@ def main():
     options.add_argument("--silence", action="store_true")
     options.add_argument("--hour", action="store_true")
     options.add_argument("--drift", metavar="RUN")
-    options.add_argument("--speech", default=REPO / "data" / "speech")
-    options.add_argument("--noise", default=REPO / "data" / "noise")
     options = options.parse_args()
     cases = [options.case] if options.case else list(CASES)
     if options.side:
@@ -427,7 +424,7 @@ def main():
     elif options.hour:
         hour(cases[0])
     elif options.drift:
-        drift(options.drift, options.speech, options.noise)
+        drift(options.drift)
     else:
         os.environ["STREAMING_SECONDS"] = str(options.seconds)  # for the processes of the sides
         os.environ["STREAMING_CURVE"] = json.dumps(list(options.curve))
