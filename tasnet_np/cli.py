@@ -134,9 +134,7 @@ def _add_stream(commands):
     _add_streaming(added)
     added.add_argument("--source", default="speech", help="speech or noise: what to let through")
     added.add_argument("--raw", metavar="ENCODING", help="samples without a WAV header: s16le, f32le, ...")
-    added.add_argument("--rate", type=int, help="of raw samples, in Hz; the model's by default")
     added.add_argument("--channels", type=int, help="of raw samples; 1 by default")
-    added.add_argument("--block-ms", type=float, default=10.0, help="most sound taken in at once")
 
 
 def _add_streaming(added):
@@ -146,6 +144,18 @@ def _add_streaming(added):
     added.add_argument(
         "--memory-seconds", type=float, default=float("inf"), help="time after which old sound is forgotten"
     )
+    added.add_argument("--rate", type=int, help="of raw samples or the sound device, in Hz; the model's by default")
+    added.add_argument("--block-ms", type=float, default=10.0, help="most sound taken in at once")
+
+
+def _streaming(options):
+    """What `_add_streaming` was told, for `pipe.run` and `live.run`."""
+    return {
+        "rate": options.rate,
+        "level": not options.no_level,
+        "memory_seconds": options.memory_seconds,
+        "block_seconds": options.block_ms / 1000,
+    }
 
 
 def _stream(options):
@@ -163,12 +173,9 @@ def _stream(options):
         sys.stdout.buffer,
         lambda line: print(line, file=sys.stderr),
         raw=options.raw,
-        rate=options.rate,
         channels=options.channels,
         source=options.source,
-        level=not options.no_level,
-        memory_seconds=options.memory_seconds,
-        block_seconds=options.block_ms / 1000,
+        **_streaming(options),
     )
     return 0
 
@@ -179,8 +186,6 @@ def _add_live(commands):
     )
     _add_streaming(added)
     added.add_argument("--seconds", type=float, default=float("inf"), help="how long")
-    added.add_argument("--rate", type=int, help="of the sound device, in Hz; the model's by default")
-    added.add_argument("--block-ms", type=float, default=10.0, help="length of the device's blocks")
 
 
 def _live(options):
@@ -188,15 +193,7 @@ def _live(options):
     from tasnet_np.live import run
 
     announce_compiling()
-    run(
-        load(options.model),
-        sys.stderr,
-        rate=options.rate,
-        seconds=options.seconds,
-        level=not options.no_level,
-        memory_seconds=options.memory_seconds,
-        block_seconds=options.block_ms / 1000,
-    )
+    run(load(options.model), sys.stderr, seconds=options.seconds, **_streaming(options))
     return 0
 
 
