@@ -389,8 +389,9 @@ with companion.fails("no window: the cuts are heard at every frequency"):
 # %% [markdown]
 # ## Long or short pieces?
 #
-# A piece of $K$ samples can tell frequencies apart that are about rate / K Hz or more apart. So long pieces show
-# single harmonics but blur time; short pieces do the opposite. No $K$ is best at both. The encoder of our
+# The rows are rate / K Hz apart, and a piece of $K$ samples tells no finer differences. Two tones half a row apart
+# make one peak; two tones four rows apart make two. So long pieces show single harmonics but blur time; short pieces
+# do the opposite. No $K$ is best at both. The encoder of our
 # network uses very short ones: 16 samples, 2 ms. It gives up fine frequencies for fine time and low delay.
 # What it uses in place of sines, it learns (tutorial 3).
 
@@ -408,14 +409,28 @@ axes[0].set_ylabel("frequency (kHz)")
 fig.colorbar(image, ax=axes, label="level (dB)")
 companion.show("long_and_short_pieces")
 
+
+def peaks(rows_apart, K):
+    # How many rows are louder than both neighbours, and within 10 dB of the loudest one.
+    two_tones = sine(1000) + sine(1000 + rows_apart * rate / K)
+    power_of_row = (10 ** (spectrogram(two_tones, K=K, S=16) / 10)).mean(axis=1)
+    inner = power_of_row[1:-1]
+    louder = (inner > power_of_row[:-2]) & (inner > power_of_row[2:])
+    return np.sum(louder & (inner > power_of_row.max() / 10))
+
+
+for K in (512, 64):
+    assert peaks(0.5, K) == 1 and peaks(4, K) == 2
+
 assert 1000 * 16 / rate == 2  # ms of the encoder's filters
 
 # %% [markdown]
 # ## Where this sits in the model
 #
 # `mixture` is the network's input, with shape `(B, n)`: a *batch* of B waveforms of n samples, which are worked on
-# together. The sources, `(B, 2, n)`, are what it should answer. `tasnet_np.data.Mixer` makes both: random speech, random noise, crop, then `mix`. The
-# order of the sources is always speech, noise. There is no level to learn, as every mixture has -25 dBFS.
+# together. The sources, `(B, 2, n)`, are what it should answer. `tasnet_np.data.Mixer` makes both: random speech,
+# random noise, crop, then `mix`. The order of the sources is always speech, noise. There is no level to learn, as
+# every mixture has -25 dBFS.
 #
 # ## Exercises
 #

@@ -261,7 +261,8 @@ assert gradcheck.relative_error(sigmoid_backward(small_dy, x), small) < 1e-6
 # The laziest loss is $L = \sum y$, so that `dy` is all ones. Here are two mistakes that it cannot see.
 #
 # **Time reversed.** In a convolution (tutorial 5) the parameter $w_k$ is multiplied by the sample that stands
-# $\text{offset}(k)$ away. So $\text{dw}_k = \sum_t \text{dy}_t \, x_{t + \text{offset}(k)}$. Suppose the code reads `dy` backwards. A row of ones read backwards is a row of ones.
+# $\text{offset}(k)$ away. So $\text{dw}_k = \sum_t \text{dy}_t \, x_{t + \text{offset}(k)}$. Suppose the code reads
+# `dy` backwards. A row of ones read backwards is a row of ones.
 
 # %%
 x = rng.standard_normal((1, 2, 9))

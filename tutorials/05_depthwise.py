@@ -347,13 +347,14 @@ companion.show("receptive_field")
 #
 # $$ 1 + R \, (K - 1) \, (2^X - 1) \quad \text{frames} $$
 #
-# The small model has $K = 3$, $X = 6$, $R = 2$: 253 frames, which is 0.254 s. Without dilation, it would take 126
-# blocks in place of 12 to see as far.
+# The small model has $K = 3$, $X = 6$, $R = 2$: 253 frames. The first covers 16 samples, and each further one adds a
+# hop of 8: 2032 samples, which is 0.254 s. Without dilation, it would take 126 blocks in place of 12 to see as far.
 
 # %%
 small = Config.preset("small")
 assert (small.kernel, small.blocks, small.repeats) == (3, 6, 2)
 assert 1 + 2 * (3 - 1) * (2**6 - 1) == 253 == small.receptive_field_frames
+assert 16 + 252 * 8 == 2032 == small.receptive_field_seconds * rate
 assert round(small.receptive_field_seconds, 3) == 0.254
 assert receptive_field([1] * 126) == 253
 
@@ -363,8 +364,8 @@ assert receptive_field([1] * 126) == 253
 # The same measurement works on a whole model: put a one on a single output sample, go backward, and see which input
 # samples get a gradient. (`path="ops"` runs the ops of this tutorial one by one. The fast path does the work of a whole
 # block in one go.) Here is a narrow model with 2 times 4 blocks. By the formula, a frame of its masks sees 61 frames.
-# An output sample lies under two neighbouring frames, which together see 62. The first of these frames covers 16
-# samples, and each of the 61 others adds a hop of 8. Together that makes 61 · 8 + 16 = 504 samples.
+# An output sample lies under two neighbouring frames, which together see 62. Counted as above, these cover
+# 61 · 8 + 16 = 504 samples.
 #
 # The kind of norm matters. A norm per frame (`channel`) does not look along time, so only the convolutions count.
 # The cumulative norm (`cLN`, tutorial 9) takes its mean over everything heard so far: with it the gradient reaches

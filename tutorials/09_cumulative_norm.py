@@ -316,7 +316,7 @@ for bug in ("sums over the past", "n of the wrong frame", "m inside v", "factor 
 # ## Float32 against float64
 #
 # $Q / n - m^2$ is a difference. If the mean is large beside the deviation, two almost equal numbers are
-# subtracted, and their leading digits cancel. Float32 has about 7 digits, float64 about 16. And a cumulative
+# subtracted, and their leading digits cancel. Float32 has about 7 decimal digits, float64 about 16. And a cumulative
 # sum adds one number after the other, so the rounding errors add up, too.
 #
 # We measure it: the relative error of $v$ at the last frame, with the sums in float32 and in float64. The true
@@ -350,6 +350,7 @@ ax.set(yscale="log", ylabel="relative error of v", ylim=(1e-17, 1e3), xlim=(-0.4
 ax.legend(loc="lower right")
 companion.show("float32_and_float64")
 
+assert [round(-np.log10(np.finfo(dtype).eps)) for dtype in (np.float32, np.float64)] == [7, 16]
 assert measured[0, 0] < 1e-4  # mean 0: float32 will do
 assert measured[3, 0] > 0.3  # mean 10, deviation 0.01: the variance is lost
 assert (measured[:, 1] < 1e-6).all()  # float64: fine everywhere

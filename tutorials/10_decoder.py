@@ -238,7 +238,8 @@ back = there_and_back(sound, random_w, pseudo_inverse)
 assert relative_error(back[:, inside], sound[:, : back.shape[1]][:, inside]) < 1e-10
 
 # %% [markdown]
-# **Faded cosines, in both.** Cosines alone are orthonormal: $q^T q = I$. Each row is multiplied by the fade $h$, so
+# **Faded cosines, in both.** Let $q$, `(K, K)`, hold the cosines alone. Its rows are *orthonormal*, that is,
+# perpendicular and of length 1, and so $q^T q = I$. Each row is multiplied by the fade $h$, so
 # $w = u = q \cdot \text{diag}(h)$. Then $M = \text{diag}(h)\, q^T q\, \text{diag}(h) = \text{diag}(h^2)$. With
 # $h[k] = \sin(\pi (k + \frac12) / K)$, half a window later the sine has become a cosine:
 #
@@ -247,6 +248,7 @@ assert relative_error(back[:, inside], sound[:, : back.shape[1]][:, inside]) < 1
 # So the pair is exact. Here both the analysis and the pieces are smooth.
 
 # %%
+assert np.allclose(cosines(K, K).T @ cosines(K, K), np.eye(K))
 assert np.allclose(fade[:8] ** 2 + fade[8:] ** 2, 1)
 assert distance_from_inverse(waveforms, waveforms) < 1e-12
 
@@ -389,7 +391,8 @@ assert si_snr(there_and_back(sound, w, u)[0], sound[0, : back.shape[1]]) < 0
 #    used in MP3 and AAC: $w[c, k] = \sqrt{4 / K}\; h[k] \cos\left( \frac{2 \pi}{K} (k + \frac12 + \frac{K}{4})(c +
 #    \frac12) \right)$ for both, with the sine fade $h$. Check the three conditions, and look at $M$.
 # 3. Let a mask be 1 in even frames and 0 in odd ones. What comes out of the pseudo-inverse pair, and what of the faded
-#    cosines? Look at both and say which sounds smoother.
+#    cosines? Take a constant sound, and look at both. Then let the mask be 1 in the first half of the frames and 0 in
+#    the second. Which output is smoother?
 # 4. How many multiplications does the decoder of the `small` model need for one second of one source? How many does a
 #    matrix $E^T$ that is written out in full need?
 #
