@@ -432,6 +432,17 @@ assert 1000 * 16 / rate == 2  # ms of the encoder's filters
 # random noise, crop, then `mix`. The order of the sources is always speech, noise. There is no level to learn, as
 # every mixture has -25 dBFS.
 #
+# These words will come back. The network is *Conv-TasNet*, by Luo and Mesgarani (2019); "the paper" always means
+# theirs.
+#
+# - The *encoder* turns the waveform into frames of numbers (tutorial 3).
+# - The *separator* looks at the frames. It is a row of *blocks* (tutorial 11). It makes a *mask* for each source:
+#   numbers that say how much of the mixture's frames belongs to it (tutorial 7).
+# - The *decoder* turns the masked frames back into waveforms, one for each source (tutorial 10).
+#
+# A `Config` holds the sizes of a model. Three have names, the *presets*: `small`, the default, is for a laptop; `paper`
+# has the sizes of the paper's best model; `origin` is as large, but works on sound as it arrives.
+#
 # ## Exercises
 #
 # 1. Two recordings have the levels -20 and -26 dBFS. What is the SNR when the first is speech and the second

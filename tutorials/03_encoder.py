@@ -302,7 +302,8 @@ assert np.allclose(low + high, decoded[0])
 # Conv-TasNet learns its filters. They begin as random numbers, and `dw` says how to change them so that the whole
 # network separates better. Here a tiny network gets a few hundred steps, enough to see the filters take shape. It
 # has 32 filters of 16 taps, and hears the speech and the noises of `data/`. (How training works is the matter of
-# tutorials 14 and 15.) The loss is the negative of a quality in dB: lower is better.
+# tutorials 14 and 15; the other settings of `Config` are explained as their parts come up.) The loss is the negative
+# of a quality in dB: lower is better.
 
 # %%
 config = Config(filters=32, filter_length=K, bottleneck=16, hidden=32, skip=16, blocks=4, repeats=1)
