@@ -84,9 +84,16 @@ assert np.allclose(tone[:-16], tone[16:])  # it repeats every 16 samples
 # %% [markdown]
 # ## What a sample rate cannot hold
 #
-# A tone of 5000 Hz makes fewer than two samples per period at this rate. Its samples are those of a tone
-# of 3000 Hz, with the sign flipped: nothing in the numbers tells the two apart. This is *aliasing*. Only
-# frequencies below half the rate are safe, here 4000 Hz (the *Nyquist frequency*).
+# A tone of 5000 Hz has fewer than two samples per period at this rate. Its samples are those of a tone
+# of 3000 Hz, with the sign flipped. Write 5000 as 8000 - 3000. The whole turns $2 \pi t$ change nothing, and
+# $\sin(-a) = -\sin a$:
+#
+# $$ \sin\left( \frac{2\pi \cdot 5000 \, t}{8000} \right)
+# = \sin\left( 2 \pi t - \frac{2\pi \cdot 3000 \, t}{8000} \right)
+# = -\sin\left( \frac{2\pi \cdot 3000 \, t}{8000} \right) $$
+#
+# Nothing in the numbers tells the two apart. This is *aliasing*. Only frequencies below half the rate are safe,
+# here 4000 Hz (the *Nyquist frequency*).
 
 # %%
 assert np.allclose(sine(5000), -sine(3000))
@@ -110,8 +117,8 @@ assert np.abs(resampled[inside]).max() < 0.01 * np.abs(every_second).max()
 # ## Level
 #
 # How loud is a sound? One sample says nothing: a loud sound passes through 0 all the time. So we take the
-# mean of the squares, the *power* $P$. Its root is the RMS (root mean square). On a logarithmic scale it
-# is the *level* in decibels:
+# mean of the squares of all $n$ samples, the *power* $P$. Its root is the RMS (root mean square). On a
+# logarithmic scale it is the *level* $L$ in decibels:
 #
 # $$ P = \frac{1}{n} \sum_{t} x[t]^2 \qquad L = 10 \log_{10} P $$
 #
@@ -314,9 +321,13 @@ for crop in crops[::50]:
 #
 # $$ X[f, t] = \sum_{k=0}^{K-1} h[k] \; x[tS + k] \; e^{-2\pi i f k / K} $$
 #
-# The level $20 \log_{10} |X[f, t]|$ becomes a colour. The row $f$ stands for $f \cdot \text{rate} / K$ Hz.
-# Dividing by $\tfrac12 \sum_k h[k]$ makes a sine of amplitude 1 come out at 0 dB: the sine is half a sum of two
-# complex exponentials, and the transform finds one of them.
+# From here on $t$ numbers the pieces and $f$ the rows: $X$ has the shape `(K/2 + 1, T)`. The row $f$ stands for
+# $f \cdot \text{rate} / K$ Hz. Here $i$ is the imaginary unit, and $e^{-ia} = \cos a - i \sin a$: the real part
+# compares the piece with a cosine, the imaginary part with a sine. The size $|X|$ is the root of the sum of both
+# squares. The level $20 \log_{10} |X[f, t]|$ becomes a colour.
+#
+# We also divide $X$ by $\tfrac12 \sum_k h[k]$. Then a sine of amplitude 1 comes out at 0 dB: a sine is made of two
+# complex exponentials, $\sin a = (e^{ia} - e^{-ia}) / 2i$, each of size one half, and a row finds one of them.
 
 
 # %%
@@ -378,8 +389,9 @@ with companion.fails("no window: the cuts are heard at every frequency"):
 # %% [markdown]
 # ## Long or short pieces?
 #
-# A piece of $K$ samples can tell frequencies apart that are about rate / K Hz or more apart. So long pieces show
-# single harmonics but blur time; short pieces do the opposite. No $K$ is best at both. The encoder of our
+# The rows are rate / K Hz apart, and a piece of $K$ samples tells no finer differences. Two tones half a row apart
+# make one peak; two tones four rows apart make two. So long pieces show single harmonics but blur time; short pieces
+# do the opposite. No $K$ is best at both. The encoder of our
 # network uses very short ones: 16 samples, 2 ms. It gives up fine frequencies for fine time and low delay.
 # What it uses in place of sines, it learns (tutorial 3).
 
@@ -397,14 +409,39 @@ axes[0].set_ylabel("frequency (kHz)")
 fig.colorbar(image, ax=axes, label="level (dB)")
 companion.show("long_and_short_pieces")
 
+
+def peaks(rows_apart, K):
+    # How many rows are louder than both neighbours, and within 10 dB of the loudest one.
+    two_tones = sine(1000) + sine(1000 + rows_apart * rate / K)
+    power_of_row = (10 ** (spectrogram(two_tones, K=K, S=16) / 10)).mean(axis=1)
+    inner = power_of_row[1:-1]
+    louder = (inner > power_of_row[:-2]) & (inner > power_of_row[2:])
+    return np.sum(louder & (inner > power_of_row.max() / 10))
+
+
+for K in (512, 64):
+    assert peaks(0.5, K) == 1 and peaks(4, K) == 2
+
 assert 1000 * 16 / rate == 2  # ms of the encoder's filters
 
 # %% [markdown]
 # ## Where this sits in the model
 #
-# `mixture` is the network's input, with shape `(B, n)`: a batch of B waveforms. The sources, `(B, 2, n)`, are
-# what it should answer. `tasnet_np.data.Mixer` makes both: random speech, random noise, crop, then `mix`. The
-# order of the sources is always speech, noise. There is no level to learn, as every mixture has -25 dBFS.
+# `mixture` is the network's input, with shape `(B, n)`: a *batch* of B waveforms of n samples, which are worked on
+# together. The sources, `(B, 2, n)`, are what it should answer. `tasnet_np.data.Mixer` makes both: random speech,
+# random noise, crop, then `mix`. The order of the sources is always speech, noise. There is no level to learn, as
+# every mixture has -25 dBFS.
+#
+# These words will come back. The network is *Conv-TasNet*, by Luo and Mesgarani (2019); "the paper" always means
+# theirs.
+#
+# - The *encoder* turns the waveform into frames of numbers (tutorial 3).
+# - The *separator* looks at the frames. It is a row of *blocks* (tutorial 11). It makes a *mask* for each source:
+#   numbers that say how much of the mixture's frames belongs to it (tutorial 7).
+# - The *decoder* turns the masked frames back into waveforms, one for each source (tutorial 10).
+#
+# A `Config` holds the sizes of a model. Three have names, the *presets*: `small`, the default, is for a laptop; `paper`
+# has the sizes of the paper's best model; `origin` is as large, but works on sound as it arrives.
 #
 # ## Exercises
 #

@@ -25,8 +25,14 @@ rng = np.random.default_rng(2)
 # %% [markdown]
 # ## What a backward pass claims
 #
-# An op computes $y = f(x)$. Somewhere behind it stands a single number, the loss $L$. The backward pass gets
-# `dy`, and returns `dx`. These are short names for gradients:
+# A network is a row of steps, its *ops*. Each takes an array and gives the next one an array. Some ops own numbers
+# that can be changed, the *parameters*. At the end, the *loss* says in one number how far the answer is from the
+# right one. Training changes the parameters so that the loss falls. For that it has to know how the loss changes with
+# each of them: these derivatives are the *gradient*. The *forward pass* goes through the ops and computes the loss.
+# The *backward pass* goes through them from the end to the beginning and computes the gradient.
+#
+# One op computes $y = f(x)$. Somewhere behind it stands the loss $L$. The op's backward pass gets `dy`, and returns
+# `dx`. These are short names for gradients:
 #
 # $$ \text{dy}_i = \frac{\partial L}{\partial y_i} \qquad \text{dx}_j = \frac{\partial L}{\partial x_j} $$
 #
@@ -110,12 +116,12 @@ assert np.isclose(central_error, abs(h**2 / 6 * third), rtol=0.01)
 # ## The step: too large, too small
 #
 # A smaller step makes Taylor's error smaller. But a computer rounds. In `float64` each number is right to about
-# $\varepsilon = 1.1 \cdot 10^{-16}$ of its size. So each loss is wrong by about $\varepsilon |L|$, and the
-# difference divides that by $2h$. The two errors pull in opposite directions:
+# $\varepsilon = 1.1 \cdot 10^{-16}$ of its size. So each of the two losses is wrong by up to about
+# $\varepsilon |L|$, their difference by $2 \varepsilon |L|$, and it is divided by $2h$. Together with Taylor's error:
 #
 # $$ \text{error}(h) \approx \tfrac{h^2}{6} |L'''| + \frac{\varepsilon |L|}{h} $$
 #
-# Set the derivative with respect to $h$ to zero to find the best step:
+# The two pull in opposite directions. Set the derivative with respect to $h$ to zero to find the best step:
 #
 # $$ \begin{aligned}
 # \tfrac{h}{3} |L'''| - \frac{\varepsilon |L|}{h^2} &= 0 \\
@@ -201,8 +207,11 @@ assert np.abs(numerical - sigmoid_backward(dy, x)).max() < 1e-9
 
 # %% [markdown]
 # The library's op agrees, too. `OPS["sigmoid"]` holds its four functions: forward and backward, compiled and as
-# plain NumPy (`_ref`). A forward returns its result and a *cache*, what the backward will need. `check_gradients`
-# does for an op what we just did by hand.
+# plain NumPy (`_ref`). A forward returns its result and a *cache*, what the backward will need. A backward gets `dy`
+# and the cache, and returns a tuple: one gradient for each array that went in. `check_gradients` does for an op what
+# we just did by hand. It gets the two functions, the arrays, and the op's settings (here there are none: `{}`). It
+# returns the largest error, relative to the largest gradient. `TOLERANCE` is 1e-6, and the section after the next
+# one says why the error is a relative one.
 
 # %%
 y, cache = elementwise.sigmoid_forward(x)
@@ -251,8 +260,9 @@ assert gradcheck.relative_error(sigmoid_backward(small_dy, x), small) < 1e-6
 #
 # The laziest loss is $L = \sum y$, so that `dy` is all ones. Here are two mistakes that it cannot see.
 #
-# **Time reversed.** A convolution (tutorial 5) has $\text{dw}_k = \sum_t \text{dy}_t \, x_{t + \text{offset}(k)}$.
-# Suppose the code reads `dy` backwards. A row of ones read backwards is a row of ones.
+# **Time reversed.** In a convolution (tutorial 5) the parameter $w_k$ is multiplied by the sample that stands
+# $\text{offset}(k)$ away. So $\text{dw}_k = \sum_t \text{dy}_t \, x_{t + \text{offset}(k)}$. Suppose the code reads
+# `dy` backwards. A row of ones read backwards is a row of ones.
 
 # %%
 x = rng.standard_normal((1, 2, 9))
@@ -274,7 +284,8 @@ with companion.fails("dy is read backwards, and a random dy shows it"):
 
 # %% [markdown]
 # **A norm.** Layer norm (tutorial 8) subtracts the mean and divides by the deviation. Then `gamma` scales each
-# channel. As long as `gamma` is one everywhere, the sum of what comes out is zero, whatever goes in. So
+# channel, and `beta` is added to it. As long as `gamma` is one everywhere and `beta` zero, the sum of what comes out
+# is zero, whatever goes in. So
 # $L = \sum y$ does not depend on $x$ at all, and its gradient is zero. A backward pass that returns only zeros
 # passes this check.
 
@@ -435,7 +446,7 @@ companion.show("planted_bugs")
 #   as with `gamma` = 1 nothing is wrong. It takes random parameters to see it.
 # - It raises no false alarm.
 # - The reversed `dy` is never found with ones upstream, however many elements are looked at.
-# - Nor is the missing variance term when `gamma` is 1. In both cases the mistake is multiplied by zero.
+# - Nor is the missing variance term when `gamma` is 1. In both cases what the bug changes is zero when `dy` is ones.
 # - One element is a lottery. It misses the flipped taps more often than not.
 # - The absolute tolerance accepts the norm without its mean or variance term more often than not: small gradients
 #   are always close to each other.
@@ -464,13 +475,14 @@ assert table["norm drops the mean term"][2] < 0.5 and table["norm drops the vari
 # $$ \frac{L(x + h v) - L(x - h v)}{2h} \approx \sum_j g_j v_j $$
 #
 # That is two losses, however many elements there are. Can a wrong gradient pass? Let it be wrong by $d_j$ in
-# element $j$. Then the two sides differ by $\sum_j d_j v_j$. With independent $v_j$ of mean 0 and variance 1, the
-# mixed terms vanish in the mean:
+# element $j$. Then the two sides differ by $\sum_j d_j v_j$. How large is its square, in the mean over all random
+# directions? ($\mathbb{E}$ stands for that mean.) With independent $v_j$ of mean 0 and variance 1,
+# $\mathbb{E}[v_i v_j]$ is 1 for $i = j$ and 0 otherwise, so the mixed terms vanish:
 #
 # $$ \mathbb{E} \Big[ \big( \sum_j d_j v_j \big)^2 \Big] = \sum_i \sum_j d_i d_j \, \mathbb{E}[v_i v_j] = \sum_j d_j^2 $$
 #
-# So the difference is typically as large as the norm of the whole mistake. We divide it by the norm of the
-# gradient.
+# So the difference is typically as large as the length of the whole mistake, the root of the sum of its squares. We
+# divide it by the length of the gradient, taken in the same way.
 
 # %%
 mistakes = rng.standard_normal(50)
@@ -478,7 +490,8 @@ along = rng.standard_normal((20_000, 50)) @ mistakes  # 20 000 random directions
 assert abs(np.mean(along**2) / np.sum(mistakes**2) - 1) < 0.05
 
 # %% [markdown]
-# In code, for one direction. The library's `directional_error` takes the median of five.
+# In code, for one direction. The library's `directional_error` takes the median of five. (`loss` is still the
+# function from above. It looks at the new `x` and `dy`.)
 
 
 # %%
@@ -506,7 +519,8 @@ with companion.fails("a single one of 200 elements has the wrong sign"):
 # ## A whole network
 #
 # `check_model` builds a small Conv-TasNet with its loss, and checks the gradients of all parameters and of the
-# input in five directions. Here we do it step by step, so that a bug can be planted.
+# input in five directions. Here we do it step by step, so that a bug can be planted. `reduced` makes the network
+# narrow, `path="reference"` runs its NumPy functions, and `NegativeSISNR` is its loss (tutorial 13).
 
 # %%
 model = ConvTasNet(gradcheck.reduced(Config.preset("small")), dtype=np.float64, path="reference")
@@ -588,8 +602,10 @@ companion.show("all_cases")
 #    $1 - y^2$.)
 # 2. What is the best central step in `float32`, by the formula above, with $\varepsilon = 6 \cdot 10^{-8}$? Compare
 #    with the figure.
-# 3. Softmax over the sources makes two masks that sum to one at every place. Which gradient does it get from a loss
-#    $L = \sum y$? Plant a bug in its backward that a check with ones upstream accepts.
+# 3. Softmax makes two masks that sum to one at every place: $y_s = e^{x_s} / \sum_j e^{x_j}$, where $s$ and $j$ number
+#    the masks. Its backward is $\text{dx}_s = y_s \, (\text{dy}_s - \sum_j \text{dy}_j y_j)$ (derived in tutorial 7).
+#    Which gradient does it get from a loss $L = \sum y$? Plant a bug in its backward that a check with ones upstream
+#    accepts. The library's is `OPS["softmax"]`, for $x$ of shape `(B, 2, C, T)`, with the two masks on axis 1.
 # 4. Subtracting two almost equal losses is what costs the digits. With a complex step nothing is subtracted:
 #    $L'(x) \approx \text{Im} \, L(x + ih) / h$. Derive it from Taylor's formula, and try it on the sigmoid with
 #    $h = 10^{-30}$.

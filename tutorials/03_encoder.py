@@ -230,7 +230,7 @@ assert np.isclose((dy * y).sum(), (dw * w).sum())
 #
 # What should the filters be? For two hundred years the answer was: sines and cosines. The spectrogram of tutorial 1
 # is nothing but this encoder with given filters. Row $f$ of a Fourier transform compares a window with a cosine and
-# a sine of that frequency; $h$ is the Hann window:
+# a sine of that frequency, the real and the imaginary part of $e^{-2 \pi i f k / K}$; $h$ is the Hann window:
 #
 # $$ w^{\cos}_{f,k} = h_k \cos \frac{2 \pi f k}{K} \qquad w^{\sin}_{f,k} = - h_k \sin \frac{2 \pi f k}{K} $$
 #
@@ -255,7 +255,13 @@ assert np.allclose(levels_db, plots.spectrogram(speech, rate), atol=1e-6)
 # %% [markdown]
 # The magnitude forgets the *phase*, that is, where in the window the wave begins. The pieces can no longer just be
 # added up again. Our encoder's numbers are signed and nothing is squared, so the phase is kept. Here is a set of only
-# 16 filters of 16 taps, cosines under a window, from which the waveform comes back in full.
+# 16 filters of 16 taps, cosines under a window, from which the waveform comes back in full. Why it does is derived in
+# tutorial 10; here it is measured:
+#
+# $$ w_{c,k} = \sqrt{\frac{2}{K}} \; \cos\left( \frac{\pi c}{K} (k + \tfrac12) \right) \,
+# \sin\left( \frac{\pi}{K} (k + \tfrac12) \right) $$
+#
+# (The row $c = 0$ is divided by $\sqrt2$.)
 
 # %%
 c, k = np.arange(K)[:, None], np.arange(K)
@@ -273,7 +279,8 @@ inside = slice(stride, -stride)  # samples under two windows
 assert np.allclose(decoded[0, inside], speech[inside], atol=1e-12)
 
 # %% [markdown]
-# Filter $c$ swings at $250 c$ Hz. So a sound can be taken apart by its filters. Hear the speech through the first
+# Filter $c$ swings at $250 c$ Hz: from tap to tap its angle grows by $\pi c / K$, which is $c / (2K)$ of a turn, and
+# there are `rate` taps in a second. So a sound can be taken apart by its filters. Hear the speech through the first
 # four (below 1000 Hz) and through the others.
 
 # %%
@@ -295,7 +302,8 @@ assert np.allclose(low + high, decoded[0])
 # Conv-TasNet learns its filters. They begin as random numbers, and `dw` says how to change them so that the whole
 # network separates better. Here a tiny network gets a few hundred steps, enough to see the filters take shape. It
 # has 32 filters of 16 taps, and hears the speech and the noises of `data/`. (How training works is the matter of
-# tutorials 14 and 15.) The loss is the negative of a quality in dB: lower is better.
+# tutorials 14 and 15; the other settings of `Config` are explained as their parts come up.) The loss is the negative
+# of a quality in dB: lower is better.
 
 # %%
 config = Config(filters=32, filter_length=K, bottleneck=16, hidden=32, skip=16, blocks=4, repeats=1)
@@ -378,7 +386,7 @@ assert near_the_peak(cosine_filters) > 0.9
 # %% [markdown]
 # Second, where the peaks are. Cosines are spread evenly: a quarter of them below 1000 Hz. The paper reports that
 # most of the learned filters of its model, after long training, lie below 1 kHz, where speech has most of its
-# energy. Ours have only begun to move that way: about a third of them do.
+# energy. Ours have only begun to move that way: more than a quarter of them do, but less than half.
 
 # %%
 share_of_cosines = np.mean(response(cosine_filters)[2] < 1000)
@@ -394,8 +402,9 @@ assert 0.25 < share_of_learned < 0.5
 #
 # The small model has 128 filters of 16 taps: 2048 parameters, `encoder.w`. Sixteen samples become 128 numbers, so
 # the frames are a larger description than the waveform, with room to keep speech and noise apart. Frames follow
-# each other every 8 samples: 1000 per second. The model adds one hop of zeros at both ends, so that the first and
-# the last sample lie under two windows, too. One second then has 1001 frames.
+# each other every 8 samples: 1000 per second. The model calls this distance, our `stride`, its `hop`. It adds one hop
+# of zeros at both ends, so that the first and the last sample lie under two windows, too. One second then has 1001
+# frames.
 
 # %%
 small = Config.preset("small")

@@ -226,8 +226,9 @@ with companion.fails("w is square, so a missing transpose fits"):
 #
 # $$ L = \frac{1}{2 n} \sum_{o,t} (y_{o,t} - s_{o,t})^2 \qquad \text{dy}_{o,t} = \frac{1}{n} (y_{o,t} - s_{o,t}) $$
 #
-# The backward pass turns `dy` into `dw` and `db`. Then take a small step against the gradient:
-# $w \leftarrow w - \eta \, \text{dw}$.
+# Here $n$ is the number of frames. The square gives a factor of 2, and the half takes it away. The backward pass turns
+# `dy` into `dw` and `db`. Then take a small step against the gradient, with the step size $\eta = 0.5$:
+# $w \leftarrow w - \eta \, \text{dw}$, and $b$ likewise.
 
 # %%
 scale = 1 / np.sqrt(np.mean(sources**2))  # to a power of one, so that a step of 0.5 is about right
@@ -248,12 +249,13 @@ ax.set(xlabel="step", ylabel="loss", title="learning to unmix")
 companion.show("learning")
 
 # %% [markdown]
-# The learned matrix is the inverse of the gains, to eight digits. Nobody inverted anything: the backward pass led
-# there. The straight line in the figure means that every step removes the same share of the error.
+# The learned matrix is the inverse of the gains, to eight decimals. Nobody inverted anything: the backward pass led
+# there. The line in the figure is straight after the first steps: every step removes the same share of the error.
 
 # %%
 print(f"learned {np.round(w, 3).tolist()}, inverse of the gains {np.round(unmixing, 3).tolist()}")
 assert np.abs(w - unmixing).max() < 1e-8 and np.abs(b).max() < 1e-8
+assert np.isclose(losses[101] / losses[100], losses[151] / losses[150], rtol=1e-3)  # the same share
 companion.play(y[0, 0] / scale, rate, "speech, by the learned matrix")
 assert si_snr(y[0, 0], sources[0]) > 50  # dB
 
@@ -265,7 +267,7 @@ assert si_snr(y[0, 0], sources[0]) > 50  # dB
 # $$ w_2 (w_1 x + b_1) + b_2 = (w_2 w_1) \, x + (w_2 b_1 + b_2) $$
 #
 # So depth alone gives nothing new. Something that is not linear has to stand between them. In our network that is
-# PReLU (tutorial 7).
+# PReLU (tutorial 7). Here we take its simplest relative: *ReLU* makes negative numbers zero, and lets the others pass.
 
 # %%
 w1, b1, w2, b2 = (rng.standard_normal(shape) for shape in ((5, 2), 5, (3, 5), 3))
@@ -280,7 +282,9 @@ with companion.fails("with a ReLU in between, no single matrix does the same"):
 # ## Where this sits in the model
 #
 # Five kinds of layers are pointwise: the bottleneck, the two or three in every block (expand, residual, skip), and
-# the one that makes the masks. Here are their matrices in the small model.
+# the one that makes the masks. The *bottleneck* narrows the 128 channels of the encoder to 64. In a block, *expand*
+# makes 128 channels of 64. *Residual* and *skip*, its two exits, make 64 of 128 again (tutorial 11). Here are their
+# matrices in the small model.
 
 # %%
 config = Config.preset("small")
@@ -297,6 +301,7 @@ for kind in kinds:
 
 assert matrices["bottleneck.w"].shape == (64, 128)
 assert matrices["blocks.0.expand.w"].shape == (128, 64)
+assert matrices["blocks.0.residual.w"].shape == matrices["blocks.0.skip.w"].shape == (64, 128)
 assert matrices["mask.w"].shape == (2 * 128, 64)
 assert len(matrices) == 1 + 12 + 11 + 12 + 1  # the last block has no residual
 
@@ -320,5 +325,5 @@ assert round(100 * in_matrices / (in_matrices + encoder_and_decoders + taps)) ==
 #    them back?
 # 2. Plant a bug: `dw` is averaged over the batch, not summed. For which batch size can no check find it?
 # 3. What does a pointwise convolution with a diagonal matrix do?
-# 4. In the figure of the learning curve, the loss falls by the same factor in every step. Predict that factor. (The
-#    gradient is $\text{dw} = (w x - s) \, x^T / n$. Look at the eigenvalues of $x x^T / n$.)
+# 4. In the figure of the learning curve, the loss soon falls by the same factor in every step. Predict that factor.
+#    (The gradient is $\text{dw} = (w x - s) \, x^T / n$. Look at the eigenvalues of $x x^T / n$.)

@@ -189,7 +189,12 @@ with companion.fails("the offsets are not turned round"):
 
 # %% [markdown]
 # Turn the taps round as well as the look-ahead, and it is right: $-\text{offset}(k)$ is the offset of tap
-# $K - 1 - k$ when `lookahead` and `past` change places.
+# $K - 1 - k$ when `lookahead` and `past` change places. For that tap, the offset with the look-ahead `past` is
+#
+# $$ \begin{aligned}
+# \text{past} - k \cdot \text{dilation} &= (K - 1) \cdot \text{dilation} - \text{lookahead} - k \cdot \text{dilation} \\
+# &= - \left( \text{lookahead} - (K - 1 - k) \cdot \text{dilation} \right) = - \text{offset}(k)
+# \end{aligned} $$
 
 
 # %%
@@ -342,13 +347,14 @@ companion.show("receptive_field")
 #
 # $$ 1 + R \, (K - 1) \, (2^X - 1) \quad \text{frames} $$
 #
-# The small model has $K = 3$, $X = 6$, $R = 2$: 253 frames, which is 0.254 s. Without dilation, it would take 126
-# blocks in place of 12 to see as far.
+# The small model has $K = 3$, $X = 6$, $R = 2$: 253 frames. The first covers 16 samples, and each further one adds a
+# hop of 8: 2032 samples, which is 0.254 s. Without dilation, it would take 126 blocks in place of 12 to see as far.
 
 # %%
 small = Config.preset("small")
 assert (small.kernel, small.blocks, small.repeats) == (3, 6, 2)
 assert 1 + 2 * (3 - 1) * (2**6 - 1) == 253 == small.receptive_field_frames
+assert 16 + 252 * 8 == 2032 == small.receptive_field_seconds * rate
 assert round(small.receptive_field_seconds, 3) == 0.254
 assert receptive_field([1] * 126) == 253
 
@@ -356,9 +362,10 @@ assert receptive_field([1] * 126) == 253
 # ## The receptive field of a whole network
 #
 # The same measurement works on a whole model: put a one on a single output sample, go backward, and see which input
-# samples get a gradient. Here is a narrow model with 2 times 4 blocks. By the formula, a frame of its masks sees 61
-# frames of 8 samples. An output sample lies under two frames of 16 samples. Together that makes 61 · 8 + 16 = 504
-# samples.
+# samples get a gradient. (`path="ops"` runs the ops of this tutorial one by one. The fast path does the work of a whole
+# block in one go.) Here is a narrow model with 2 times 4 blocks. By the formula, a frame of its masks sees 61 frames.
+# An output sample lies under two neighbouring frames, which together see 62. Counted as above, these cover
+# 61 · 8 + 16 = 504 samples.
 #
 # The kind of norm matters. A norm per frame (`channel`) does not look along time, so only the convolutions count.
 # The cumulative norm (`cLN`, tutorial 9) takes its mean over everything heard so far: with it the gradient reaches
@@ -405,9 +412,9 @@ assert seen[-1] - 1003 == 12 < config.latency_samples == 16
 # ## Where this sits in the model
 #
 # Each block has one depthwise convolution: 128 channels with 3 taps each in the small model, `blocks.0.depthwise.w`
-# and so on. It is the only part of the separator that looks along time, apart from the norms. It is also its
-# cheapest: 384 taps, against 8192 numbers in the matrix of the expand layer right before it (tutorial 6 is about
-# that).
+# and so on. It is the only part of the separator that looks along time, apart from the norms. It is also the cheapest
+# convolution of its block: 384 taps, against 8192 numbers in the matrix of the expand layer right before it
+# (tutorial 6 is about that).
 
 # %%
 params = ConvTasNet(small).params

@@ -191,7 +191,9 @@ assert 1 / (1 / 128 + 1 / 1) < 1
 #
 # In the network, the block widens the channels first (expand), looks along time (depthwise), and narrows twice
 # (residual and skip). What would it cost if the convolution in the middle were a full one, from all hidden channels
-# to all? Here are the multiplications per frame, for the presets `small` and `paper`.
+# to all? Here are the multiplications per frame, for the presets `small` and `paper`. (In this one function, `B`, `H`
+# and `Sc` are the paper's letters for the numbers of channels: between the blocks, hidden inside a block, and of the
+# skip exit.)
 
 
 # %%
@@ -279,7 +281,7 @@ assert np.linalg.matrix_rank(w[:, 0, :]) == 1  # the separable one from above
 
 # %% [markdown]
 # The network makes up for it by its expand step: it makes more channels than it had, so that the same signal can go
-# through several different rows of taps. Exercise 2 shows that this is enough.
+# through several different rows of taps. Exercise 2 shows how many are enough to make any kernel.
 #
 # ## Break it: the order of the two steps
 #
@@ -362,6 +364,10 @@ def error_of(gradients):
 
 assert error_of(separable_gradients) < gradcheck.TOLERANCE
 
+# %% [markdown]
+# Break this one, too. The taps of a channel serve all outputs. A backward pass that sees only the first output gets
+# `dd` wrong.
+
 
 # %%
 def shared_taps_forgotten(dy, x, d, p, dilation):
@@ -442,7 +448,8 @@ assert O * C / (C + O) == 64
 # 2. Show that every full convolution with $K$ taps is the sum of $K$ separable ones. What does that say about
 #    expanding the channels first?
 # 3. How many multiplications per second does the small model need? How many would it be with full convolutions in
-#    the blocks?
+#    the blocks? (Count the encoder, the bottleneck, the blocks, the mask layer, the masks that are put on, and the
+#    decoder twice. The last block has no residual.)
 # 4. A full convolution with random numbers, and the separable one that is nearest to it: find $d$ and $p$ by the
 #    singular value decomposition, channel by channel, and then by gradient descent with `separable_gradients`. Do
 #    they agree?

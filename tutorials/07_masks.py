@@ -151,7 +151,7 @@ with companion.fails("positive numbers count in dalpha"):
 #
 # The last layer of the separator gives two numbers for each filter and frame: one for the speech's mask, one for
 # the noise's. They can be anything between minus and plus infinity (*logits*). An activation turns them into masks.
-# $x$ and $y$ are `(B, S, C, T)`: batch, sources, filters, frames.
+# $x$ and $y$ are `(B, S, C, T)`: batch, sources, filters, frames. $s$ and $j$ number the sources.
 #
 # | | formula | range | the masks of a place |
 # |---|---|---|---|
@@ -258,11 +258,21 @@ assert np.allclose(softmax(x)[:, 1], 1 - softmax(x)[:, 0])
 # check of the op itself finds nothing: it is a right gradient of a wrong function. What catches it is a property:
 # the masks of the sources must sum to one.
 
+
 # %%
-over_filters = softmax(x, axis=2)
-assert over_filters.shape == x.shape
+def over_filters(x):
+    return softmax(x, axis=2)  # the bug
+
+
+def over_filters_gradient(dy, x):
+    y = over_filters(x)
+    return (y * (dy - (dy * y).sum(axis=2, keepdims=True)),)
+
+
+assert over_filters(x).shape == x.shape
+assert error_of(over_filters, over_filters_gradient, x) < gradcheck.TOLERANCE  # nothing is found
 with companion.fails("softmax runs over the filters, not over the sources"):
-    assert np.allclose(over_filters.sum(axis=1), 1), "the sources' masks do not sum to one"
+    assert np.allclose(over_filters(x).sum(axis=1), 1), "the sources' masks do not sum to one"
 
 # %% [markdown]
 # ## Putting the masks on
@@ -426,7 +436,8 @@ assert 40 * stride / rate == 0.04
 # PReLU stands twice in every block and once before the masks. The mask layer is a pointwise convolution with 2 ·
 # 128 outputs in the small model: the first 128 are the speech's logits, the others the noise's. We can see that by
 # force. Make its matrix zero, and its bias 50 for the speech and -50 for the noise. Then the masks are one and
-# zero, whatever the mixture: the speech output is everything, the noise output is silence.
+# zero, whatever the mixture. The speech output is all that encoder and decoder let through, and the noise output is
+# silence.
 
 # %%
 config = Config.preset("small")
@@ -452,4 +463,5 @@ assert np.abs(silence).max() < 1e-12
 # 3. In `float32`, what is the sigmoid's gradient $y (1 - y)$ at $x = 20$, and what at $x = -20$? Why are they not
 #    the same, as they should be?
 # 4. Show that $\text{PReLU}(g x) = g \, \text{PReLU}(x)$ for gains $g > 0$, but not for $g < 0$. Which of the three
-#    mask activations has this property? What follows for a mixture that is recorded at another level?
+#    mask activations has this property? Suppose that the logits grew with the level of the recording: what would
+#    follow for the masks? (A norm right behind the encoder, tutorial 8, takes the level away before.)

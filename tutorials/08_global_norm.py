@@ -229,8 +229,10 @@ assert np.isclose(moved_v - v, little**2, rtol=1e-6)
 # ## What the formula means
 #
 # Think of the $n$ entries as one vector. Add the same number to all entries: $\hat{x}$ does not change.
-# Multiply all by the same positive number: it does not change either. So the loss is flat in two directions,
-# $(1, 1, \dots, 1)$ and $\hat{x}$. A gradient has no part in a direction in which the loss is flat.
+# Multiply all by the same positive number: it does not change either (we leave out $\epsilon$ here). So the loss is
+# flat in two directions, $(1, 1, \dots, 1)$ and $x$ itself. As $x = m + \hat{x} / r$, a step along $\hat{x}$ is a
+# step along $x$ and one along the ones. So we may say: flat along the ones and along $\hat{x}$, which are
+# perpendicular. A gradient has no part in a direction in which the loss is flat.
 #
 # That is what the two terms do. Subtracting mean(g) takes out the part of $g$ along the ones. The last term
 # takes out the part along $\hat{x}$: the length of $\hat{x}$ is $\sqrt{n}$, so
@@ -239,6 +241,7 @@ assert np.isclose(moved_v - v, little**2, rtol=1e-6)
 # %%
 dx = r * (g - g.mean() - xhat * (g * xhat).mean())
 assert np.isclose(np.sqrt((xhat**2).sum()), np.sqrt(n))
+assert abs(xhat.sum()) < 1e-12  # xhat is perpendicular to the ones
 assert abs(dx.sum()) < 1e-12
 assert abs((dx * xhat).sum()) < 1e-7  # zero but for eps, which makes a norm not quite blind to scale
 
@@ -375,17 +378,22 @@ assert wrong_by["mean(g)"] > 0.1  # seen
 # %% [markdown]
 # ## Break it: statistics over the wrong axes
 #
-# A mean over the batch as well (`axis=None`) gives numbers that look right. Their mean is 0 and their variance
-# is 1. But now a recording changes when its neighbour in the batch changes. In the model each is by itself.
+# A mean over the batch as well (`axis=None`) gives numbers that look right. The mean of the batch is 0 and its
+# variance is 1. But now a recording changes when its neighbour in the batch changes. In the model each is by itself.
 
 
 # %%
-def first_output(neighbour, axes):
+def outputs(neighbour, axes):
     batch = np.stack([x[0], neighbour])
     m, v = batch.mean(axis=axes, keepdims=True), batch.var(axis=axes, keepdims=True)
-    return ((batch - m) / np.sqrt(v + EPS))[0]
+    return (batch - m) / np.sqrt(v + EPS)
 
 
+def first_output(neighbour, axes):
+    return outputs(neighbour, axes)[0]
+
+
+assert abs(outputs(x[1], None).mean()) < 1e-12 and abs(outputs(x[1], None).var() - 1) < 1e-6
 assert (first_output(x[1], (1, 2)) == first_output(9 * x[1], (1, 2))).all()
 with companion.fails("the mean runs over the batch"):
     change = np.abs(first_output(x[1], None) - first_output(9 * x[1], None)).max()
@@ -400,8 +408,9 @@ with companion.fails("the mean runs over the batch"):
 # %%
 paper = Config.preset("paper")
 assert paper.norm == "gLN" and paper.blocks * paper.repeats == 24
-assert 2 * 24 + 1 == 49
-assert paper.hidden == 512 and 2 * paper.hidden == 1024
+params = ConvTasNet(paper).params
+assert sum(name.endswith("gamma") for name in params) == 2 * 24 + 1 == 49
+assert params["blocks.0.norm1.gamma"].size + params["blocks.0.norm1.beta"].size == 2 * 512 == 1024
 
 # %% [markdown]
 # The first norm makes the separator deaf to level, just as we saw above. The masks are the same for the near

@@ -36,7 +36,8 @@ companion.where("norm", "norm1", "norm2")
 # has heard so far. So let frame $t$ use the mean and the variance of frames $0, \dots, t$.
 #
 # We look at a real place in the network: behind the first PReLU of a block. (The weights are random, as
-# before training.) The input is speech that sets in after a little noise.
+# before training.) The input is speech that sets in after a little noise. The mean $m_t$ and the variance $v_t$ come
+# from running sums; the formula for $v_t$ is derived below.
 
 # %%
 rain = companion.noise(3.0, rate, name="rain")
@@ -174,7 +175,8 @@ assert abs(ratio[1] - 1) < 0.05
 # %% [markdown]
 # It also has a long memory. A loud click stays in $Q$ for good. Its weight falls only as $1 / t$. In this
 # experiment the entries have variance 1, and those of a single frame are $\pm 10$, which adds 100 to the sum of the
-# variances of all frames. One second (1000 frames) later, the outputs are still 4 % too small.
+# variances of all frames. One second (1000 frames) later, 1101 frames have been heard. Their variance is
+# $(1100 + 100) / 1101 = 1.09$. So the outputs are still 4 % too small, as $1 / \sqrt{1.09} = 0.96$.
 
 # %%
 even = rng.standard_normal((1, 8, 2200))
@@ -187,6 +189,7 @@ shrunk = np.abs(y_clicked).mean(axis=(0, 1)) / np.abs(y_even).mean(axis=(0, 1))
 assert (shrunk[:100] == 1).all()
 assert shrunk[110] < 0.8  # ten frames later
 assert round(shrunk[1100], 2) == 0.96
+assert round((1100 + 100) / 1101, 2) == 1.09 and round(1 / np.sqrt(1.09), 2) == 0.96
 
 # %% [markdown]
 # That is the price. What it buys: every output frame is final as soon as its input frame is there.
@@ -313,7 +316,7 @@ for bug in ("sums over the past", "n of the wrong frame", "m inside v", "factor 
 # ## Float32 against float64
 #
 # $Q / n - m^2$ is a difference. If the mean is large beside the deviation, two almost equal numbers are
-# subtracted, and their leading digits cancel. Float32 has about 7 digits, float64 about 16. And a cumulative
+# subtracted, and their leading digits cancel. Float32 has about 7 decimal digits, float64 about 16. And a cumulative
 # sum adds one number after the other, so the rounding errors add up, too.
 #
 # We measure it: the relative error of $v$ at the last frame, with the sums in float32 and in float64. The true
@@ -347,14 +350,15 @@ ax.set(yscale="log", ylabel="relative error of v", ylim=(1e-17, 1e3), xlim=(-0.4
 ax.legend(loc="lower right")
 companion.show("float32_and_float64")
 
+assert [round(-np.log10(np.finfo(dtype).eps)) for dtype in (np.float32, np.float64)] == [7, 16]
 assert measured[0, 0] < 1e-4  # mean 0: float32 will do
 assert measured[3, 0] > 0.3  # mean 10, deviation 0.01: the variance is lost
 assert (measured[:, 1] < 1e-6).all()  # float64: fine everywhere
 
 # %% [markdown]
 # It gets worse than inaccurate. In float32 the variance can come out negative, and its root is NaN. One NaN in
-# a norm, and all later numbers are NaN. A clamp at 0 removes the NaN, but not the error: $r$ is then $10^4$,
-# and the output is a hundred times too large.
+# a frame, and the running sums of the next norm are NaN from there on. A clamp at 0 removes the NaN, but not the
+# error: $r$ is then $10^4$, and the output is a hundred times too large.
 
 # %%
 x32 = (10 + 0.01 * rng.standard_normal((128, 8000))).astype(np.float32)
@@ -433,11 +437,15 @@ faded = np.abs(not_divided(even)[:, :, -100:]).mean() / np.abs(y_even[:, :, -100
 assert 1 / np.sqrt(8 * 2200) < faded * 1.1 < 0.01
 
 # %% [markdown]
-# The third variant differs so little in the forward pass that no one would notice. Its trouble is the gradient
+# The third variant differs by less than $10^{-6}$ in the forward pass: no one would notice. Its trouble is the gradient
 # of $\sqrt{v}$, which is $1 / (2 \sqrt{v})$. Digital silence at the beginning has $v = 0$. Then this is
 # infinite, and infinity times the zero of $x - m$ is NaN. With $\epsilon$ inside, the root is never zero.
 
 # %%
+n, m, Q = running(x)
+third = (x - m) / (np.sqrt(np.maximum(Q / n - m**2, 0)) + EPS)
+assert relative_error(third, by_definition(x)) < 1e-6
+
 silence_first = rng.standard_normal((1, 5, 9))
 silence_first[:, :, :3] = 0
 n, m, Q = running(silence_first)
@@ -485,8 +493,9 @@ assert Config.preset("small").causal and Config.preset("origin").causal
 # 1. A published model pads 31 frames of zeros before its input, in training. Its demo forgets them. All real
 #    frames have mean 0 and equal variance. By which factor is the first real frame scaled differently in the
 #    demo? The 10th? The 100th?
-# 2. Let the past fade: $S[t] = a\, S[t - 1] + s[t]$ with $0 < a < 1$. The backward is a recursion, too. In which
-#    direction does it run? Write both, and check them against a matrix and against finite differences.
+# 2. Let the past fade: $S[t] = a\, S[t - 1] + s[t]$ with $0 < a < 1$, where $s[t]$ is the sum of frame $t$. The
+#    backward is a recursion, too. In which direction does it run? Write both, and check them against a matrix and
+#    against finite differences.
 # 3. Give the norm 1000 frames of digital silence, then noise of variance 1. What is $r$ during the silence? How
 #    large is the first frame of noise after the norm?
 # 4. The last frame's entries are part of one sum only, the first frame's of all $T$. Show from the formula for
