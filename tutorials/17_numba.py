@@ -712,8 +712,8 @@ companion.show("three_paths")
 # ## The roofline
 #
 # How fast could it be? Speed is in GFLOP/s, $10^9$ operations on floats per second. Two ceilings
-# hold for any loop. One is arithmetic: no loop computes faster than the best matrix product. The other one is memory: with $I$ operations for each byte that is moved, and $W$
-# bytes per second,
+# hold for any loop. One is arithmetic: no loop computes faster than the best matrix product.
+# The other one is memory: with $I$ operations for each byte that is moved, and $W$ bytes per second,
 #
 # $$ \text{speed} \le \min(\text{peak},\; I \cdot W) $$
 #
@@ -786,6 +786,7 @@ companion.show("roofline")
 
 # %%
 assert round(small.hidden * T * 4 / 1e6) == 1  # MB in float32
+assert stages[5][0] == "statistics"  # point 6, counted from 1
 
 # %% [markdown]
 # ## Where this sits in the model
