@@ -110,7 +110,8 @@ assert all(sum(2**i for i in range(X)) == 2**X - 1 for X in range(1, 12))
 #
 # In a block, $h$ is used twice: in lines 7 and 8. And $x$ is used twice: in lines 1 and 8.
 #
-# Now read the table from its last line to its first. Where it says "$y = f(x)$", the backward says "$dx$ from $dy$":
+# Now read the table from its last line to its first. Where it says "$y = f(x)$", the backward says "$dx$ from $dy$".
+# (Each op also gives the gradients of its own weights, as in its own tutorial. They are not written here.)
 #
 # | | backward |
 # |---|---|
@@ -127,11 +128,11 @@ assert all(sum(2**i for i in range(X)) == 2**X - 1 for X in range(1, 12))
 # ## In a few lines
 #
 # Forward and backward, each line with its number. Every op gives back `y` and a `cache`, and takes its cache back
-# later. The backward pops the caches in reverse order. `theta` holds the block's own arrays, in order.
+# later. The backward pops the caches in reverse order. `theta` holds the block's own arrays, in order: `we be`,
+# `alpha1`, `gamma1 beta1`, `wd bd`, `alpha2`, `gamma2 beta2`, `ws bs`, `wr br`. A PReLU has one, all others two.
 
 
 # %%
-SHAPES = ("we be", "alpha1", "gamma1 beta1", "wd bd", "alpha2", "gamma2 beta2", "ws bs", "wr br")
 CHAIN = ("pointwise", "prelu", "cumulative_layer_norm", "depthwise", "prelu", "cumulative_layer_norm")
 
 
@@ -228,6 +229,7 @@ for bug in ("x's way straight through", "h's way into the skips", "the earlier s
 #
 # We stack 23 fresh blocks and send a random gradient in at the top. After each block on the way down we ask how much
 # of it is still there: the cosine of the angle between what arrives and what was sent. 1 is all of it, 0 is nothing.
+# (`path="ops"` makes a model whose blocks run op by op, as ours does.)
 
 
 # %%
@@ -262,10 +264,10 @@ assert 32 * 300 == 9600 and round(1 / np.sqrt(9600), 2) == 0.01
 
 # %% [markdown]
 # With the residual, the lowest block still hears what the top wants: a cosine above 0.25 among 9600 numbers is far
-# from chance, which would give about 0.01. Without it, what arrives below even one block points in another direction
-# altogether. The low blocks would have to wait until the higher ones have learned to pass on what matters. The skips
-# help in the same way. Every block has a path to the masks of its own, and $d\text{skips}$ goes down the row
-# unchanged.
+# from chance. (Two random directions among $n$ numbers have a cosine of about $1 / \sqrt{n}$, here 0.01.)
+# Without it, what arrives below even one block points in another direction altogether. The low
+# blocks would have to wait until the higher ones have learned to pass on what matters. The skips help in the same way.
+# Every block has a path to the masks of its own, and $d\text{skips}$ goes down the row unchanged.
 
 # %% [markdown]
 # ## The receptive field, measured
@@ -302,6 +304,7 @@ for ax, config, title in zip(axes, (causal, centred), ("causal", "centred")):
     reach = np.flatnonzero(heard)
     assert len(reach) == config.receptive_field_frames == 253
     assert reach.max() - 600 == config.lookahead_frames == (0 if config.causal else 126)
+    assert heard[590:601].mean() > 100 * heard[reach.min()]  # nearby, and the first frame that is heard
 axes[1].set_xlabel("input frame, counted from the output frame that was asked")
 companion.show("receptive_field")
 
@@ -343,6 +346,7 @@ with companion.fails("dilations 1, 2, 4, ..., 2048"):
     reach = np.count_nonzero(frames_heard(wrong))
     assert reach == wrong.receptive_field_frames, f"{reach} frames heard"
 assert 1 + 2 * (2**12 - 1) == 8191
+assert 8191 * Config().hop / 8000 > 8  # seconds
 
 # %% [markdown]
 # ## Where it sits in the model
@@ -363,7 +367,8 @@ assert paper.hidden * paper.bottleneck + paper.bottleneck == 65_664
 
 # %% [markdown]
 # The class `TCNBlock` in `tasnet_np/model.py` is our function with its arrays inside. `FusedTCNBlock` is what the
-# model runs when speed counts. Both give the same numbers.
+# model runs when speed counts. It keeps less for the backward: $x$, $a$ and the two numbers per frame of each norm.
+# What else the backward needs, it computes again from these. Both give the same numbers.
 
 # %%
 x, skips = rng.standard_normal((1, 64, 50)).astype(np.float32), np.zeros((1, 64, 50), np.float32)

@@ -56,7 +56,7 @@ assert abs(si_snr(mixture, sources[0])) < 0.1  # dB
 #
 # $$ w = E(\text{mixture}) \qquad a_s = \text{mask}_s(w) \qquad \text{source}_s = D(a_s \odot w) $$
 #
-# with $s$ for the speech or the noise.
+# with $s$ for the speech or the noise. (In this tutorial $w$ are the frames, not a weight, and $a_s$ are the masks.)
 
 # %% [markdown]
 # ## A network small enough for this tutorial
@@ -154,10 +154,10 @@ with companion.fails("no padding"):
 # %% [markdown]
 # ## Where the parameters are
 #
-# Five million parameters sounds like a lot, and one may ask where they sit. The bars show the three presets, part by
-# part. Nearly everything is in the blocks, and in the blocks nearly everything is in pointwise convolutions. The
-# depthwise convolutions, the only ops that look along time, hardly show. (To count them, the parts are summed by
-# their names.)
+# The `paper` preset has five million parameters. Where do they sit? The bars show the three presets, part by part.
+# Nearly everything is in the blocks, and in the blocks nearly everything is in pointwise convolutions. The depthwise
+# convolutions, the only ops of a block (but for the norms) that look along time, hardly show. (To count
+# them, the parts are summed by their names.)
 
 
 # %%
@@ -206,7 +206,7 @@ assert pointwise > 0.9 and depthwise < 0.01
 #
 # It is the forward, read upwards. There is one join to watch. The frames $w$ are used twice: they are multiplied by
 # the masks, and the separator makes the masks from them. So they collect two gradients (the rule of tutorial 11).
-# With $d$ for the gradient of a source's masked frames:
+# With $d_s$ for the gradient of the masked frames of source $s$:
 #
 # $$ da_s = d_s \odot w \qquad dw = \sum_s d_s \odot a_s + dw_{\text{separator}} $$
 #
@@ -236,7 +236,7 @@ assert whole_error(lambda model, dsources: model.backward(dsources)) < 1e-5
 
 # %% [markdown]
 # Break it: the frames' second use is forgotten. Only the encoder and the mixture get a wrong gradient, all other
-# parameters a right one. Training would even work, somewhat. The check sees it.
+# parameters a right one. So the loss of such a model may well fall. The check sees it.
 
 
 # %%
@@ -302,8 +302,9 @@ if companion.SCALE >= 1:
 # ## The masks
 #
 # Each row is a filter of the encoder, each column a frame. We sort the rows by the frequency at which a filter is
-# strongest. Compare the speech's mask with the spectrogram: it opens where the voice is. The noise's mask is nearly
-# its negative, although nobody asked for that. With the sigmoid, the two need not add up to 1.
+# strongest. Compare the speech's mask with the spectrogram: it opens where the voice is. The noise's mask tends to be
+# open where the other is shut (their correlation is below -0.5), although nobody asked for that. With the sigmoid, the
+# two need not add up to 1.
 
 # %%
 _, masks = by_hand(model, mixture[None])
@@ -360,7 +361,8 @@ if companion.SCALE >= 1:
 
 # %% [markdown]
 # The speech's mask after 0, 2, 5 and 10 blocks shows the same. At first it is the same in all frames, and near one
-# half everywhere: it knows nothing. Then it begins to follow the time, and at the end it is nearly a yes or a no.
+# half everywhere: it knows nothing. Then it begins to follow the time. After all ten blocks its rows change more over
+# time than after two.
 
 # %%
 fig, axes = plt.subplots(4, sharex=True, figsize=(7.5, 6.6))
@@ -428,16 +430,19 @@ with companion.fails("softmax over the filters"):
 # ## Where this sits
 #
 # This *is* the model: `tasnet_np/model.py`, read from top to bottom, is what you have just built.
-# `ConvTasNet.forward` has the lines of `by_hand`, and `backward` has them in reverse. A `Config` decides everything
-# else: the sizes, the norm, causal or not, the masks, the decoders.
+# `ConvTasNet._forward` has the lines of `by_hand`, and `_backward` has them in reverse. `forward` and `backward` around
+# them share the examples of a batch among threads. A `Config` decides everything else: the sizes, the norm, causal or
+# not, the masks, the decoders.
 #
 # ## Exercises
 #
-# 1. Count the parameters of the `paper` preset from its letters alone: N, L, B, H, Sc, P, X, R. The answer is above.
+# 1. Count the parameters of the `paper` preset from its letters alone: N, L, B, H, Sc, P, X, R. (The comments of
+#    `Config` in `tasnet_np/model.py` say what each is. P are the taps, the K of tutorial 11.) The answer is above.
 # 2. Let all masks be 1. What does the network do then? Is its output the mixture? Compare the two sources.
 # 3. Silence one block at a time: run all ten, but leave out what block $k$ adds to the skips. Which one would you
 #    miss most in the trained model of this tutorial?
-# 4. How long must the network wait? Find the latency of the `small` and the `origin` presets from `Config`, and check
-#    the first by changing one late sample of an input.
+# 4. How long must the network wait? An output sample needs some samples of the input that come after it: their time is
+#    the *latency* (tutorial 16). Take that of the `small` and the `origin` presets from `latency_samples` of `Config`,
+#    and check the first by changing one late sample of an input.
 #
 # Solutions: [solutions/12_conv_tasnet.py](solutions/12_conv_tasnet.py).

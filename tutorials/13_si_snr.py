@@ -37,7 +37,7 @@ companion.where("loss")
 # up.
 #
 # SI-SNR, the *scale-invariant signal-to-noise ratio*, agrees with the ear. It gives the second the best value that
-# there is, 80 dB.
+# there is, 80 dB. (Why there is a best one, we see below.)
 
 # %%
 voice = companion.speech(2.0, rate, speaker="english-british").astype(np.float64)
@@ -119,8 +119,9 @@ assert np.isclose(si_snr(rainy, voice), si_snr(voice, rainy))
 #
 # $$ e = x - \text{mean}(x) \qquad s = \text{target} - \text{mean}(\text{target}) $$
 #
-# Second, a perfect estimate would give infinity. A small $\epsilon = 10^{-8}$ keeps the value within $\pm 80$ dB. It
-# stands beside $\cos^2$ and $\sin^2$, which have no level. With the unit target $u = s / |s|$ and
+# Second, a perfect estimate would give infinity. A small $\epsilon = 10^{-8}$ keeps the value within $\pm 80$ dB: with
+# $\cos^2 \theta = 1$ and $\sin^2 \theta = 0$ it is $10 \log_{10} \left( (1 + \epsilon) / \epsilon \right) \approx 80$. The
+# $\epsilon$ stands beside $\cos^2$ and $\sin^2$, which have no level. With the unit target $u = s / |s|$ and
 #
 # $$ a = \langle e, u \rangle \qquad E = |e|^2 \qquad R = |e - a u|^2 = |q|^2 $$
 #
@@ -325,7 +326,7 @@ assert np.isclose(si_snr_forward(silent, target=target[:1, :1])[0].item(), -80)
 # ## The level, and how it is restored
 #
 # The network's outputs $s_1$ (speech) and $s_2$ (noise) have an arbitrary level and sign. But we know one more thing:
-# speech plus noise is the mixture $x$. So we look for two gains $a$ and $b$ that make
+# speech plus noise is the mixture, here called $x$. So we look for two gains $a$ and $b$ that make
 #
 # $$ J = |x - a s_1 - b s_2|^2 $$
 #
@@ -336,7 +337,8 @@ assert np.isclose(si_snr_forward(silent, target=target[:1, :1])[0].item(), -80)
 # \frac{\partial J}{\partial b} = -2 \langle s_2, x - a s_1 - b s_2 \rangle &= 0
 # \end{aligned} $$
 #
-# These are two linear equations, the *normal equations*:
+# These are two linear equations, the *normal equations*. (In the code, all three first lose their mean, as in the
+# loss.)
 #
 # $$ \begin{pmatrix}
 # \langle s_1, s_1 \rangle & \langle s_1, s_2 \rangle \\
@@ -370,8 +372,9 @@ with companion.fails("each output scaled to its peak"):
 # %% [markdown]
 # ## The loss of the model
 #
-# `NegativeSISNR` is minus the mean SI-SNR over batch and sources: lower is better. Its backward starts the whole
-# chain. Each value has the gradient $-1 / (2B)$.
+# `NegativeSISNR` is minus the mean SI-SNR over batch and sources: lower is better. (It can also weigh the sources, and
+# score the sum of the estimates. We leave both at their defaults.) Its backward starts the whole chain. Each value has
+# the gradient $-1 / (2B)$.
 
 # %%
 loss = NegativeSISNR()
@@ -389,7 +392,8 @@ assert relative_error(dx, numerical_gradient(lambda: NegativeSISNR().forward(x, 
 # a first and a second: the speech is always target 0, the noise always target 1. We keep that order, and search for
 # nothing.
 #
-# What goes wrong otherwise? We train a tiny network on just two mixtures, in three ways:
+# What goes wrong otherwise? We train a tiny network on just two mixtures, in three ways. (Adam, which makes the steps,
+# and the clipping of gradients are the subject of tutorial 14.)
 #
 # - **fixed**: speech first, as this project does,
 # - **random**: the order of the targets is drawn anew for each mixture and step, as if they had no meaning,

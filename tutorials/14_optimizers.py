@@ -94,7 +94,8 @@ assert all(end < 0.2 for end in ends.values())
 assert np.allclose(walks["SGD"][1], [-1.93, -0.375])
 
 # %% [markdown]
-# In each direction the step multiplies $\theta_i$ by $1 - \eta\, k_i$, with $k_i$ the steepness: 1 or 50. If that
+# In each direction $g_i = k_i \theta_i$, with $k_i$ the steepness: 1 or 50. So the step multiplies $\theta_i$ by
+# $1 - \eta\, k_i$. If that
 # factor is below $-1$, the parameter swings to the other side and ends up farther away. So $\eta$ must stay below $2
 # / 50 = 0.04$, for the sake of the steep direction. The gentle one then moves slowly: with $\eta = 0.035$ each step
 # leaves 96.5 % of the way.
@@ -185,13 +186,15 @@ for scale in (1e-3, 1.0, 1e3):
 # m_t &= (1 - \beta) \sum_{i=1}^{t} \beta^{t-i} g_i
 # \end{aligned} $$
 #
-# Take the expected value, and let all gradients have the same one, $\mathbb{E}[g]$. With the geometric sum
+# The gradients are random draws. Take the expected value $\mathbb{E}$, the mean over all draws, and let all gradients
+# have the same one, $\mathbb{E}[g]$. With the geometric sum
 # $\sum_{i=1}^{t} \beta^{t-i} = (1 - \beta^t) / (1 - \beta)$:
 #
 # $$ \mathbb{E}[m_t] = (1 - \beta) \cdot \frac{1 - \beta^t}{1 - \beta} \cdot \mathbb{E}[g] = (1 - \beta^t)\, \mathbb{E}[g] $$
 #
-# So dividing by $1 - \beta^t$ makes it right. The same holds for $v$ and $g^2$. We check the unrolled sum, and that
-# for a constant gradient $\hat{m}$ and $\hat{v}$ are exact from the first step on.
+# So dividing by $1 - \beta^t$ makes it right. The same holds for $v$ and $g^2$. For a constant gradient, $\hat{m}$ and
+# $\hat{v}$ are exact from the first step on. We check the unrolled sum, that its weights add up to $1 - \beta^t$, and
+# the constant gradient.
 
 # %%
 beta, gradients, m = 0.9, rng.standard_normal(30), 0.0
@@ -200,6 +203,12 @@ for g in gradients:
 weights = (1 - beta) * beta ** np.arange(29, -1, -1)
 assert np.isclose(m, weights @ gradients)
 assert np.isclose(weights.sum(), 1 - beta**30)
+
+constant = Adam({"theta": np.zeros(1)})
+for t in range(1, 6):
+    constant.step({"theta": np.full(1, 3.0)})
+    assert np.isclose(constant.m["theta"] / (1 - 0.9**t), 3.0)
+    assert np.isclose(constant.v["theta"] / (1 - 0.999**t), 9.0)
 
 # %% [markdown]
 # Without the hats, $m$ and $\sqrt{v}$ are both too small. But $\sqrt{v}$ is so by far more, as $\beta_2$ is nearer to
@@ -442,8 +451,9 @@ if companion.SCALE >= 1:
     assert best["Adam"] < best["SGD with momentum"]
 
 # %% [markdown]
-# Momentum is better than plain SGD, and Adam is ahead of both. But SGD is not hopeless: much of what is said against
-# it comes from a learning rate that was too small. Note the size of Adam's rate, too. It is a length, the distance
+# Momentum is better than plain SGD, and Adam is ahead of both. But how good each of them is depends on its rate, as the
+# left figure shows: a comparison at one rate for all would say little. Note the size of Adam's rate, too.
+# It is a length, the distance
 # that a parameter moves in a step. For SGD it is a factor of the gradient.
 #
 # ## Break it: gradients that add up

@@ -377,7 +377,7 @@ with companion.fails("fastmath=True promises that there is no NaN, so the test f
 
 # %% [markdown]
 # A training loop that cannot see NaN trains on, and saves it. This is why the library says
-# `{"reassoc", "contract"}`, as fast and honest. It says so in one place, `device.cpu_kernel`.
+# `{"reassoc", "contract"}`: all that sums need, and the test stays. It says so in one place, `device.cpu_kernel`.
 
 # %%
 options = depthwise._depthwise_forward_cpu.targetoptions
@@ -614,7 +614,8 @@ with companion.fails("one part per thread: another number of threads, another ro
 # is told to use one thread meanwhile. The reasons:
 #
 # - A kernel owns its example, so there are no races to think about.
-# - Whole networks run side by side without waiting for each other after every loop.
+# - Whole networks run side by side without waiting for each other after every loop. In training, a thread takes one
+#   example from the mixture to its gradients (`ConvTasNet.gradients`, tutorial 15).
 # - Two pools of threads on the same cores, BLAS and `prange`, get in each other's way.
 # - A parallel loop takes longer to compile. Compare the two, compiled from the same loop:
 
@@ -668,8 +669,12 @@ assert sum(fused.values()) == 6
 # be done with it. A norm needs its sums before it can begin, so the sums are made by whoever writes the
 # row. The second norm is never carried out at all; the docstring of `tcn_block.py` derives it.
 #
-# Is it still the same block? We run one block of the model on all three paths, forward and backward, in
-# float64.
+# The backward saves trips, too. It keeps only `x` and `a` (the output of "expand"), and for each frame the mean and
+# the factor of both norms. The arrays in between are never stored: it computes them again from `a`, row by row, while
+# the row is in the cache.
+#
+# Is it still the same block? We run one block of the model on all three paths (NumPy formulas, op by
+# op, fused), forward and backward, in float64.
 
 
 # %%
@@ -706,9 +711,9 @@ companion.show("three_paths")
 # %% [markdown]
 # ## The roofline
 #
-# How fast could it be? Two ceilings hold for any loop. One is arithmetic: no loop computes faster than the
-# best matrix product. The other one is memory: with $I$ operations for each byte that is moved, and $W$
-# bytes per second,
+# How fast could it be? Speed is in GFLOP/s, $10^9$ operations on floats per second. Two ceilings
+# hold for any loop. One is arithmetic: no loop computes faster than the best matrix product.
+# The other one is memory: with $I$ operations for each byte that is moved, and $W$ bytes per second,
 #
 # $$ \text{speed} \le \min(\text{peak},\; I \cdot W) $$
 #
@@ -781,12 +786,14 @@ companion.show("roofline")
 
 # %%
 assert round(small.hidden * T * 4 / 1e6) == 1  # MB in float32
+assert stages[5][0] == "statistics"  # point 6, counted from 1
 
 # %% [markdown]
 # ## Where this sits in the model
 #
-# Every file in [ops/](../tasnet_np/ops) has the same three layers: the formula in NumPy (`_ref`), the loop
-# (`_cpu`), and the public function that checks shapes and calls the loop for each example.
+# The files in [ops/](../tasnet_np/ops) have the same layers: the formula in NumPy (`_ref`), the loop (`_cpu`),
+# the kernel for a GPU (`_cuda`, tutorial 18), and the public function that checks shapes and calls the loop for
+# each example, or the kernel where the arrays are on a GPU.
 # [device.py](../tasnet_np/device.py) holds what this tutorial was about: `cpu_kernel` with its options,
 # `each` and `over_samples` for the threads. `ConvTasNet(config, path=...)` chooses `reference`, `ops` or
 # `fused`.
@@ -801,3 +808,5 @@ assert round(small.hidden * T * 4 / 1e6) == 1  # MB in float32
 #    one of the same ten counters: a race. Make it right, with the same answer on any number of threads.
 # 4. Three threads add 1 to a total, three steps each. In how many ways can they be woven together? Which
 #    totals come out, and how often is it the right one?
+#
+# Solutions: [solutions/17_numba.py](solutions/17_numba.py).

@@ -224,7 +224,7 @@ assert lines(one_below_the_other) == 32
 #
 # Each of the $O \cdot T$ threads reads $2C$ numbers: a row of $w$ and a column of $x$. Together that is
 # $2\,C\,O\,T$ reads from the GPU's large, slow memory. But there are only $OC + CT$ different numbers. For
-# the widening layer of `small`, two seconds, each number is read 240 times, on average.
+# the widening layer ("expand") of `small`, two seconds, each number is read 240 times, on average.
 
 # %%
 O_, C_, T_ = small.hidden, small.bottleneck, frames
@@ -352,13 +352,15 @@ if not GPU:
         assert relative_error(y, expected) < 1e-6, "not finite"
 
 # %% [markdown]
-# The library's product goes on from here: each thread makes several numbers of $y$ and holds them in
-# registers, and the next tiles are loaded while these are used.
+# The library's product, `tasnet_np/product.py`, goes on from here: each thread makes several numbers of $y$ and
+# holds them in registers (the few numbers that a thread has to itself), and the next tiles are loaded while
+# these are used.
 #
 # ## The cumulative norm
 #
 # The second half of this tutorial is about a sum that is harder to share. The cumulative norm of tutorial 9
-# needs, for each frame $t$, the sums over all channels and all frames up to $t$:
+# needs, for each frame $t$, the sums over all channels and all frames up to $t$ (from here on $S[t]$ is such a
+# sum, no longer the side of a tile):
 #
 # $$ S[t] = \sum_{k \le t} s[k], \quad s[k] = \sum_c x[c, k], \qquad
 # Q[t] = \sum_{k \le t} q[k], \quad q[k] = \sum_c x[c, k]^2 $$
@@ -661,7 +663,7 @@ if GPU:
 #
 # The kernels here are the ancestors of those in the library. There they are called `_..._cuda` and stand
 # beside their CPU twins: the pointwise convolution in [ops/pointwise.py](../tasnet_np/ops/pointwise.py)
-# with the tiled product of `tasnet_np/product.py`, the norms and their scans in
+# with the tiled product of [product.py](../tasnet_np/product.py), the norms and their scans in
 # [ops/norms.py](../tasnet_np/ops/norms.py). The naive forms are only here, as steps to understand the
 # others by.
 #
@@ -672,10 +674,13 @@ if GPU:
 #
 # 1. Write a kernel that transposes a matrix through a tile in shared memory, so that reading *and* writing
 #    go along rows. Check it with an odd size.
-# 2. The backward of the cumulative norm needs sums over the *future*: $A[t] = \sum_{k \ge t} dS[k]$. Make a
+# 2. The backward of the cumulative norm (tutorial 9) needs sums over the *future*: $A[t] = \sum_{k \ge t} dS[k]$. Make a
 #    reverse scan for one block of threads. Check it, then use it for the gradient $dx$ of a norm with 16
 #    frames.
 # 3. Sum the numbers of a block by a tree: in each step, half of the threads add the other half. How many
-#    steps for 16 numbers? Why is it always the same bits, when an atomic addition is not?
+#    steps for 16 numbers? Why is it always the same bits? (With *atomic* additions it is not. There, all threads
+#    add to one number, one at a time, in the order in which they happen to come.)
 # 4. In `scan_blocks`, leave out the barrier between reading and writing. What does it compute on the
 #    simulator, and why could it be right by luck?
+#
+# Solutions: [solutions/18_cuda.py](solutions/18_cuda.py).

@@ -538,7 +538,7 @@ assert relative_error(dx, right[0]) == np.inf  # its comparison fails on NaN
 
 
 # %%
-def train(steps, forgets):
+def train(steps, clears):
     model = ConvTasNet(tiny, seed=0)
     optimizer = Adam(model.params, learning_rate=0.003)
     gradients = {name: np.zeros_like(array) for name, array in model.params.items()}
@@ -547,7 +547,7 @@ def train(steps, forgets):
         losses.append(loss.forward(model.forward(mixture[None]), sources[None]))
         model.backward(loss.backward())
         for name, gradient in model.grads.items():
-            gradients[name] = gradient if forgets else gradients[name] + gradient
+            gradients[name] = gradient if clears else gradients[name] + gradient
         optimizer.step(gradients)
     return np.array(losses)
 
@@ -577,33 +577,33 @@ assert wrong > right + 5
 
 # %% [markdown]
 # **Why it is so.** Take the simplest loss, $\frac12 \theta^2$, with the gradient $\theta$. Plain gradient
-# descent with the rate $\lambda$ goes $\theta_{t+1} = \theta_t - \lambda \theta_t$, and dies out. With a
+# descent with the rate $\eta$ goes $\theta_{t+1} = \theta_t - \eta\, \theta_t$, and dies out. With a
 # sum $G$ that is never cleared,
 #
 # $$ \begin{aligned}
 # G_t &= G_{t-1} + \theta_t \\
-# \theta_{t+1} &= \theta_t - \lambda G_t
+# \theta_{t+1} &= \theta_t - \eta\, G_t
 # \end{aligned} $$
 #
-# Subtract $\theta_t = \theta_{t-1} - \lambda G_{t-1}$ from the second line:
+# Subtract $\theta_t = \theta_{t-1} - \eta\, G_{t-1}$ from the second line, and use $G_t - G_{t-1} = \theta_t$:
 #
-# $$ \theta_{t+1} - \theta_t = \theta_t - \theta_{t-1} - \lambda \, \theta_t $$
+# $$ \theta_{t+1} - \theta_t = \theta_t - \theta_{t-1} - \eta\, \theta_t $$
 #
-# The speed changes by $-\lambda \theta$: a weight on a spring, without friction. It swings for ever, and
+# The speed changes by $-\eta\, \theta$: a weight on a spring, without friction. It swings for ever, and
 # never comes to rest. Put in $\theta_t = \cos \omega t$: because
 # $\cos \omega(t+1) + \cos \omega(t-1) = 2 \cos\omega \cos\omega t$,
 #
-# $$ 2 \cos \omega = 2 - \lambda $$
+# $$ 2 \cos \omega = 2 - \eta $$
 #
-# For $\lambda = 0.01$ one swing takes $2\pi / \omega = 62.8$ steps.
+# For $\eta = 0.01$ one swing takes $2\pi / \omega = 62.8$ steps.
 
 
 # %%
-def descend(steps, rate, forgets):
+def descend(steps, rate, clears):
     theta, G, path = 1.0, 0.0, []
     for _ in range(steps):
         path.append(theta)
-        G = theta if forgets else G + theta
+        G = theta if clears else G + theta
         theta -= rate * G
     return np.array(path)
 
@@ -688,3 +688,5 @@ assert sorted(passed_smoke_test) == [1, 2, 3, 4, 5, 6, 7, 8]
 #    frame 10, and frame 100?
 # 4. *The right gradient of the wrong function.* Write a backward for exhibit 2 that passes the gradient
 #    check. What does that say about gradient checks?
+#
+# Solutions: [solutions/19_bug_museum.py](solutions/19_bug_museum.py).

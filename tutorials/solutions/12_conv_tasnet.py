@@ -88,7 +88,7 @@ for step in range(int(150 * companion.SCALE)):
 # notice nothing.
 #
 # The answer is a surprise: hardly any. Every block alone can be spared for less than 2 dB, though all ten together
-# bring about 10. After so short a training the blocks say much the same, and a sum of ten similar things loses little
+# bring more than 5. After so short a training the blocks say much the same, and a sum of ten similar things loses little
 # when one is missing. Without any of them, the network is lost.
 
 # %%

@@ -51,7 +51,7 @@ assert latencies[18] < 20 < latencies[20]
 # Only one thing in the network reaches back without end: the sums of cLN. Everything else has a finite memory, the
 # receptive field. So with a norm that looks at one frame only, the late output becomes equal as soon as the receptive
 # field lies behind the place where the listener came in. With cLN the sums over different beginnings approach each
-# other like $1/t$, and are never equal.
+# other, and are never equal.
 
 # %%
 def lateness(norm):
