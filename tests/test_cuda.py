@@ -356,7 +356,8 @@ def test_recorded_steps_have_the_bits_of_those_that_are_not():
         np.testing.assert_array_equal(a.numpy(), b.numpy())
     recorded, not_recorded = (trainer.gpu_step.graph for trainer in trainers)
     assert not_recorded.graph is None
-    assert recorded.graph is not None or recorded.problem == "simulated" or "ImportError" in recorded.problem
+    cannot = ("simulated", "ImportError", "ModuleNotFoundError")  # the built-in numba.cuda
+    assert recorded.graph is not None or recorded.problem.startswith(cannot)
 
 
 def test_a_recording_that_fails_is_a_warning_and_the_task_runs_all_the_same(monkeypatch):
