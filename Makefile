@@ -39,7 +39,7 @@ gpu: $(BIN)/tasnet-np
 	$(BIN)/python -m pytest tests/test_cuda.py tests/test_ptx.py
 	$(BIN)/python tests/benchmarks/gpu.py --parity
 	if command -v compute-sanitizer >/dev/null; then for tool in memcheck racecheck; do \
-	  compute-sanitizer --tool $$tool --error-exitcode 1 $(BIN)/python tests/benchmarks/gpu.py --step --tiny || exit 1; \
+	  compute-sanitizer --tool $$tool --error-exitcode 1 $(BIN)/python tests/benchmarks/gpu.py --step || exit 1; \
 	done; else echo "compute-sanitizer was not found: memory and races are not checked"; fi
 	$(BIN)/python tests/benchmarks/gpu.py --out build
 

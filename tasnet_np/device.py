@@ -18,6 +18,7 @@ import math
 import os
 import threading
 import types
+import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
@@ -223,7 +224,13 @@ def _numba_cuda():
     from numba import config
     from numba import cuda as module
 
-    config.CUDA_LOW_OCCUPANCY_WARNINGS = 0  # small models have small grids
+    configs = [config]
+    with contextlib.suppress(ImportError):  # numba-cuda has a configuration of its own
+        from numba.cuda.core import config as own
+
+        configs.append(own)
+    for each_config in configs:
+        each_config.CUDA_LOW_OCCUPANCY_WARNINGS = 0  # small models have small grids
     return module
 
 
@@ -670,7 +677,8 @@ class CudaGraph:
     Calling it runs the task; the third time, the task is recorded (the first two compile its kernels and
     allocate its memory), and from then on only the recording runs. So the task must launch the same kernels on the
     same arrays every time and do nothing else that matters. Where numba.cuda cannot record (the simulator,
-    the built-in numba.cuda, an old numba-cuda), the task runs every time; `problem` says why.
+    the built-in numba.cuda, an old numba-cuda), the task runs every time; `problem` says why, and what was not
+    expected to fail is a warning, too.
     """
 
     def __init__(self, task):
@@ -692,9 +700,14 @@ class CudaGraph:
 
     def _record(self):
         global _stream
+        builder = None
         try:
-            from cuda.core import Device, Stream
             from numba.cuda.cudadrv.driver import GraphBuilder  # noqa: F401, then launches accept one
+
+            try:
+                from cuda.core import Device, Stream
+            except ImportError:  # before cuda.core 1.0
+                from cuda.core.experimental import Device, Stream
 
             device = Device()
             device.set_current()
@@ -705,7 +718,12 @@ class CudaGraph:
                 self.task()
             self.graph = builder.end_building().complete()
         except Exception as error:  # each version of numba.cuda and of the driver has its own
-            self.problem = str(error) or type(error).__name__
+            self.problem = f"{type(error).__name__}: {error}"
+            if not isinstance(error, ImportError):
+                warnings.warn(f"a step on the GPU could not be recorded, so it is slower: {self.problem}", stacklevel=3)
+            if builder is not None:
+                with contextlib.suppress(Exception):
+                    builder.close()  # ends what is still being recorded
         finally:
             _stream = 0
 

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import threading
+import types
 
 import numpy as np
 import pytest
@@ -18,7 +19,8 @@ from tasnet_np import checkpoint
 from tasnet_np.cli import main
 from tasnet_np.data import Batch
 from tasnet_np.device import (
-    SIMULATED, THREADS, choose_device, cuda_problem, move, move_all, on_gpu, runs, stack, unstack, window, zeros,
+    SIMULATED, THREADS, CudaGraph, choose_device, cuda_problem, move, move_all, on_gpu, runs, stack, unstack, window,
+    zeros,
 )  # fmt: skip
 from tasnet_np.gradcheck import CASES, reduced, relative_error, upstream
 from tasnet_np.layers import NegativeSISNR
@@ -341,6 +343,42 @@ def test_after_the_second_step_nothing_is_allocated():
     before = trainer.gpu_step.graph.pool.allocations
     trainer.step(batch_of(1))
     assert trainer.gpu_step.graph.pool.allocations == before > 0
+
+
+@needs_gpu
+def test_recorded_steps_have_the_bits_of_those_that_are_not():
+    trainers = [Trainer(ConvTasNet(tiny("small"), seed=3).to("cuda"), Recipe()) for _ in range(2)]
+    for step in range(1 if SIMULATED else 5):  # the third is recorded
+        records = [trainer.step(batch_of(step)) for trainer in trainers]
+        assert records[0] == records[1]
+        trainers[1].gpu_step.graph.problem = "not wanted here"
+    for a, b in zip(*(trainer.model.params.values() for trainer in trainers), strict=True):
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
+    recorded, not_recorded = (trainer.gpu_step.graph for trainer in trainers)
+    assert not_recorded.graph is None
+    cannot = ("simulated", "ImportError", "ModuleNotFoundError")  # the built-in numba.cuda
+    assert recorded.graph is not None or recorded.problem.startswith(cannot)
+
+
+def test_a_recording_that_fails_is_a_warning_and_the_task_runs_all_the_same(monkeypatch):
+    def no_device():
+        raise RuntimeError("no device here")
+
+    for name, names in {
+        "numba.cuda.cudadrv.driver": {"GraphBuilder": None},
+        "cuda.core": {"Device": no_device, "Stream": None},
+    }.items():
+        module = types.ModuleType(name)
+        vars(module).update(names)
+        monkeypatch.setitem(sys.modules, name, module)
+    done = []
+    graph = CudaGraph(lambda: done.append("again"))
+    graph.problem = None  # on the simulator, too
+    graph(), graph()
+    with pytest.warns(UserWarning, match="could not be recorded.*RuntimeError: no device here"):
+        graph()
+    graph()
+    assert len(done) == 4 and graph.graph is None
 
 
 @needs_gpu

@@ -256,6 +256,8 @@ def parity(tiny, steps):
         losses = [trainer.step(data)["loss"] for trainer in trainers]
         differences.append(abs(losses[0] - losses[1]))
     worst = max(differences)
+    graph = trainers[1].gpu_step.graph
+    print("the steps on the GPU are recorded" if graph.graph else f"the steps are not recorded: {graph.problem}")
     print(f"parity over {steps} steps: the losses differ by at most {worst:.2e} dB (allowed: {PARITY_DB})")
     return worst <= PARITY_DB
 
