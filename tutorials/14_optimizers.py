@@ -453,8 +453,7 @@ if companion.SCALE >= 1:
 # %% [markdown]
 # Momentum is better than plain SGD, and Adam is ahead of both. But how good each of them is depends on its rate, as the
 # left figure shows: a comparison at one rate for all would say little. Note the size of Adam's rate, too.
-# It is a length, the distance
-# that a parameter moves in a step. For SGD it is a factor of the gradient.
+# It is a length, the distance that a parameter moves in a step. For SGD it is a factor of the gradient.
 #
 # ## Break it: gradients that add up
 #

@@ -214,11 +214,13 @@ assert whole.shape[1] == config.frames(len(sound)) == 101  # the last frame need
 # \sigma^2_t = \frac{1}{n_t} \sum_{s \le t} \sum_c x_{c,s}^2 - \mu_t^2, \qquad n_t = C\,(t+1).
 # $$
 #
-# All the past enters by two sums and a count. Each is the one before plus what the new frame brings:
+# All the past enters by two sums (the $S$ and $Q$ of tutorial 9, here $a$ and $q$) and a count. Each is the one before
+# plus what the new frame brings:
 #
 # $$a_t = a_{t-1} + \sum_c x_{c,t}, \qquad q_t = q_{t-1} + \sum_c x_{c,t}^2, \qquad n_t = n_{t-1} + C.$$
 #
-# Three numbers, however long the stream.
+# Three numbers, however long the stream. (In the code, `max(..., 0.0)` is for rounding, which may bring a variance of
+# nearly 0 below 0.)
 
 # %%
 class RunningNorm:
@@ -533,7 +535,8 @@ assert deadline_ms == 2.0 and len(times) == len(noisy) // HOP
 # %% [markdown]
 # ## A norm that forgets
 #
-# A stream may run for hours. After an hour the cumulative norm hardly moves any more: a new frame is one in millions.
+# A stream may run for hours. After an hour the cumulative norm hardly moves any more: a new frame is one in 1.8
+# million.
 # If the sound gets 20 dB louder then, the mean and variance will not follow for a long time. Let the three sums decay
 # with a factor $\lambda < 1$ per frame:
 #
@@ -571,6 +574,7 @@ companion.show("forgetting")
 
 m = -1 / np.log(one_second)
 assert np.isclose(m, frames_per_second) and frames_per_second == 500
+assert 3600 * frames_per_second == 1_800_000
 assert np.isclose(one_second**m, np.exp(-1))
 assert abs(1 / (1 - one_second) / m - 1) < 0.01
 assert running_deviation(louder, one_second)[-1] > 9  # 4 s later it has arrived
