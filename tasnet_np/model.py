@@ -457,7 +457,7 @@ class ConvTasNet(Layer):
         mixture : (B, samples);  sources : (B, 2, samples)
         """
         B = len(mixture)
-        if not self._one_by_one or B == 1 or on_gpu(mixture):
+        if not self._one_by_one or B == 1 or self.device == "cuda":
             value = loss.forward(self.forward(mixture), sources)
             self.backward(loss.backward())
             return value

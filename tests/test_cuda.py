@@ -415,3 +415,13 @@ def _add_one(params):
             theta.copy_from(theta.numpy() + 1)
         else:
             theta += 1
+
+
+@needs_gpu
+def test_gradients_of_a_model_there_takes_arrays_from_here():
+    batch, loss = batch_of(0), NegativeSISNR()
+    models = [ConvTasNet(tiny("small"), seed=3).to(device) for device in ("cpu", "cuda")]
+    here, there = (model.gradients(loss, batch.mixture, batch.sources) for model in models)
+    assert there == pytest.approx(here, abs=1e-3)  # dB
+    name = "mask.w"
+    assert relative_error(models[1].grads[name].numpy(), models[0].grads[name]) < 1e-3
