@@ -6,9 +6,12 @@ layer lists those of its parts with dots in between, as in `blocks.3.depthwise.w
 each backward, never accumulated.
 """
 
+import functools
+import operator
+
 import numpy as np
 
-from tasnet_np.device import move, move_all, on_gpu, zeros_for_each
+from tasnet_np.device import move, move_all, on_gpu, stack, unstack, zeros_for_each
 from tasnet_np.ops import OPS
 from tasnet_np.ops.si_snr import negative_mean_cuda
 
@@ -120,10 +123,8 @@ class NegativeSISNR(OpLayer):
         """estimate, target (B, 2, samples) -> the loss, a float; on a GPU an array (1,) that stays there."""
         if estimate.shape[1] != self.sources:
             raise ValueError(f"{estimate.shape[1]} sources but {self.sources} weights")
-        if self.with_sum and on_gpu(estimate):
-            raise ValueError("mixture_weight: has no kernel for a GPU; give 0, or train on the CPU")
         if self.with_sum:
-            estimate, target = (np.concatenate([x, x.sum(1, keepdims=True)], 1) for x in (estimate, target))
+            estimate, target = _with_sum(estimate), _with_sum(target)
         values = super().forward(estimate, keep=keep, target=target)  # (B, 2 or 3) dB
         if on_gpu(values):
             if self._weights_on_gpu is None:
@@ -136,4 +137,13 @@ class NegativeSISNR(OpLayer):
     def backward(self):
         """The gradient of the estimate, (B, 2, samples)."""
         gradient = super().backward(self._dvalues)
-        return gradient[:, :-1] + gradient[:, -1:] if self.with_sum else gradient
+        if not self.with_sum:
+            return gradient
+        *parts, of_sum = unstack(gradient)
+        return stack([part + of_sum for part in parts])
+
+
+def _with_sum(x):
+    """x (B, S, n) and the sum of its sources: (B, S + 1, n)."""
+    parts = unstack(x)
+    return stack([*parts, functools.reduce(operator.add, parts)])

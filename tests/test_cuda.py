@@ -282,7 +282,7 @@ def test_a_models_loss_and_gradients_are_those_of_the_cpu(name):
     results = []
     for device in ("cpu", "cuda"):
         model = ConvTasNet(config, seed=3, dtype=np.float64, path=path).to(device)
-        loss = NegativeSISNR(weights=(2, 1))
+        loss = NegativeSISNR(weights=(2, 1), mixture_weight=0.0 if path == "ops" else 0.5)
         value = loss.forward(model.forward(move(mixture, device)), move(sources, device))
         dmixture = model.backward(loss.backward())
         results.append((float(value), move(dmixture, "cpu"), {k: move(g, "cpu") for k, g in model.grads.items()}))

@@ -2,20 +2,30 @@
 
     python tests/benchmarks/recipe.py --out DIR [--minutes 10] [--seeds 0 1 2] [--only NAME ...] [--base NAME]
 
-Every run holds out the same speakers, and noises by its seed; it is scored on 3 s mixtures of those at -5, 0, 5 and
-10 dB, beside the classical methods of baselines.py on the very same mixtures. Results are kept in
-DIR/results.json after every run, so that a stopped series goes on where it was. Prints the table in Markdown.
+A run with seed s holds out the s-th speaker, and noises drawn by s; it is scored on 3 s mixtures of those at -5, 0, 5
+and 10 dB, beside the classical methods of baselines.py on the very same mixtures.
+
+The minutes are those of a quiet machine: `--pace` measures, while nothing else runs, how many steps of each recipe
+fit into them (DIR/pace.json). The runs then go by steps, so that they may share the machine or be stopped, and every
+run's result is kept (DIR/NAME-SEED/result.json). Two series into one DIR may run side by side, one on each core:
+
+    python tests/benchmarks/recipe.py --out DIR --pace
+    taskset -c 0 python tests/benchmarks/recipe.py --out DIR --seeds 0 &
+    taskset -c 1 python tests/benchmarks/recipe.py --out DIR --seeds 1
+
+Prints the table of all results so far in Markdown.
 """
 
 import argparse
 import dataclasses
 import json
-import time
+import statistics
+import tempfile
 from pathlib import Path
 
 import numpy as np
 from baselines import METHODS, improvements
-from side_by_side import machine
+from side_by_side import write_json
 
 import tasnet_np
 from tasnet_np.evaluate import score
@@ -25,6 +35,9 @@ from tasnet_np.train import Recipe, resume, train
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "real"
 SNRS_DB = (-5, 0, 5, 10)
+PACE_STEPS = 60
+# What a recipe can change at no cost of time.
+FREE = {"learning_rate", "schedule", "warmup", "clip", "weight_decay", "average", "snr_db", "noise_weight", "gain_db"}
 
 # The recipe that PyTorch was measured with, and changes of one thing in the default recipe. `model` changes the config.
 PLAIN = {"schedule": "constant", "warmup": 0, "average": 0.0, "snr_db": (-5.0, 10.0)}
@@ -90,26 +103,54 @@ def by_snr(values, snrs_db):
     return {**{str(snr): float(values[snrs_db == snr].mean()) for snr in SNRS_DB}, "all": float(values.mean())}
 
 
+def folder(name, seed, options):
+    return options.out / f"{name.replace(' ', '_').replace(',', '')}-{seed}"
+
+
+def held_out_speaker(seed, options):
+    speakers = sorted(path.name for path in options.speech.iterdir() if path.is_dir())
+    return speakers[seed % len(speakers)]
+
+
+def measure_pace(name, options):
+    """Seconds of one step of a recipe, with its share of a validation: medians over a short run."""
+    config, recipe = settings(name, options.base, 0, [held_out_speaker(0, options)])
+    often = dataclasses.replace(recipe, validate_every=PACE_STEPS // 3)
+    with tempfile.TemporaryDirectory() as out:
+        train(options.speech, options.noise, out, config, often, steps=PACE_STEPS, quiet=True)
+        log = [record for record in read_log(Path(out)) if "loss" in record]
+    took = {after["step"]: after["seconds"] - before["seconds"] for before, after in zip(log, log[1:])}
+    with_validation = [seconds for step, seconds in took.items() if step % often.validate_every == 1]
+    step = statistics.median(seconds for step, seconds in took.items() if step % often.validate_every != 1)
+    return step + (statistics.median(with_validation) - step) / recipe.validate_every
+
+
+def steps_for(name, options):
+    """Steps that fit into the minutes, by the measured pace; as of the base, where a recipe costs the same."""
+    pace = json.loads((options.out / "pace.json").read_text())["results"]
+    return int(60 * options.minutes / pace.get(name, pace[options.base]))
+
+
 def run(name, seed, options):
     """Train one recipe with one seed; scores, steps and seconds."""
-    out = options.out / f"{name.replace(' ', '_').replace(',', '')}-{seed}"
-    config, recipe = settings(name, options.base, seed, options.hold_out)
-    started = time.monotonic()
+    out = folder(name, seed, options)
+    config, recipe = settings(name, options.base, seed, [held_out_speaker(seed, options)])
     if (out / "config.json").exists():  # the series was stopped in this run
         resume(out, quiet=True)
     else:
-        train(options.speech, options.noise, out, config, recipe, minutes=options.minutes, quiet=True)
-    seconds = time.monotonic() - started
+        train(options.speech, options.noise, out, config, recipe, steps=steps_for(name, options), quiet=True)
     batches = held_out_mixtures(out, per_snr=options.mixtures)
     model = tasnet_np.load(out)
     gains = np.concatenate([score(model, batch)["si_snri"][:, 0] for batch in batches])
     snrs_db = np.concatenate([batch.snr_db for batch in batches])
     log = read_log(out)
     return {
-        "recipe": name, "seed": seed, "seconds": seconds, "parameters": config.parameter_count,
-        "steps": max(record["step"] for record in log), "scores": by_snr(gains, snrs_db),
+        "recipe": name, "seed": seed, "minutes": options.minutes, "base": options.base, "speaker": recipe.hold_out[0],
+        "parameters": config.parameter_count, "steps": max(record["step"] for record in log),
+        "seconds": max(record.get("seconds", 0) for record in log), "scores": by_snr(gains, snrs_db),
         "best_validation_db": max(r["validation"]["speech_si_snri_db"] for r in log if "validation" in r),
-    }, batches  # fmt: skip
+        "classical": classical(batches, config.sample_rate) if name == options.base else None,
+    }  # fmt: skip
 
 
 def classical(batches, rate):
@@ -118,67 +159,76 @@ def classical(batches, rate):
     return {name: by_snr(values, snrs_db) for name, values in improvements(batches, rate, METHODS).items()}
 
 
-def markdown(results, base):
+def markdown(runs, base):
     """The table: mean over seeds, spread, gain on the base recipe, by input SNR."""
     head = ["recipe", "seeds", *(f"{snr} dB" for snr in SNRS_DB), "mean", "± (seeds)", f"against {base}", "steps"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     groups = {}
-    for row in results["runs"]:
+    for row in runs:
         groups.setdefault(row["recipe"], []).append(row)
     means = {name: np.mean([row["scores"]["all"] for row in rows]) for name, rows in groups.items()}
-    for name, rows in sorted(groups.items(), key=lambda item: -means[item[0]]):
-        scores = [np.mean([row["scores"][str(snr)] for row in rows]) for snr in SNRS_DB]
-        spread = np.std([row["scores"]["all"] for row in rows], ddof=1) if len(rows) > 1 else np.nan
-        paired = [  # the same seed holds out the same noises
+    paired = {  # the same seed holds out the same speaker and noises
+        name: [
             row["scores"]["all"] - other["scores"]["all"]
             for row in rows for other in groups.get(base, []) if row["seed"] == other["seed"]
-        ]  # fmt: skip
+        ]
+        for name, rows in groups.items()
+    }  # fmt: skip
+    for name, rows in sorted(groups.items(), key=lambda item: -np.mean(paired[item[0]] or means[item[0]])):
+        scores = [np.mean([row["scores"][str(snr)] for row in rows]) for snr in SNRS_DB]
+        spread = np.std([row["scores"]["all"] for row in rows], ddof=1) if len(rows) > 1 else np.nan
         cells = [*(f"{value:.2f}" for value in scores), f"**{means[name]:.2f}**"]
-        cells += ["-" if np.isnan(spread) else f"{spread:.2f}", f"{np.mean(paired):+.2f}" if paired else "-"]
+        cells += ["-" if np.isnan(spread) else f"{spread:.2f}", f"{np.mean(paired[name]):+.2f}" if paired[name] else "-"]
         lines.append(f"| {name} | {len(rows)} | " + " | ".join(cells) + f" | {np.mean([r['steps'] for r in rows]):.0f} |")
-    for name in next(iter(results["classical"].values()), {}):
-        scored = [scores[name] for scores in results["classical"].values()]
+    classical = [row["classical"] for row in runs if row["classical"]]
+    for name in classical[0] if classical else ():
+        scored = [scores[name] for scores in classical]
         values = [np.mean([scores[str(snr)] for scores in scored]) for snr in SNRS_DB]
         mean = np.mean([scores["all"] for scores in scored])
         lines.append(f"| {name} | {len(scored)} | " + " | ".join(f"{v:.2f}" for v in values) + f" | **{mean:.2f}** | - | - | - |")
     return "\n".join(lines)
 
 
+def write_pace(options):
+    """Measure every recipe that may cost more or less than the base, and write DIR/pace.json."""
+    names = [options.base, *(name for name in options.only if RECIPES[name].keys() - FREE and name != options.base)]
+    seconds = {}
+    for name in names:
+        seconds[name] = measure_pace(name, options)
+        print(f"{name}: {seconds[name]:.3f} s a step", flush=True)
+    write_json(options.out / "pace.json", seconds)
+
+
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--speech", type=Path, default=REAL / "speech")
+    parser.add_argument("--speech", type=Path, default=REAL / "speech", help="a folder for each speaker")
     parser.add_argument("--noise", type=Path, default=REAL / "noise")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--pace", action="store_true", help="measure the seconds of a step, and end")
     parser.add_argument("--minutes", type=float, default=10.0, help="for each run")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--only", nargs="+", metavar="NAME", default=list(RECIPES), help=", ".join(RECIPES))
     parser.add_argument("--base", default="default", help="the recipe that the others change")
-    parser.add_argument("--hold-out", nargs="+", default=["nicolas"], help="speakers to judge on")
     parser.add_argument("--mixtures", type=int, default=25, help="for each SNR")
     options = parser.parse_args(arguments)
     unknown = {*options.only, options.base} - RECIPES.keys()
     if unknown:
         parser.error(f"no recipe {', '.join(sorted(unknown))}: choose from {', '.join(RECIPES)}")
-    path = options.out / "results.json"
     options.out.mkdir(parents=True, exist_ok=True)
-    results = {"machine": machine(), "minutes": options.minutes, "base": options.base, "runs": [], "classical": {}}
-    if path.exists():
-        results = json.loads(path.read_text())
-        if (results["minutes"], results["base"]) != (options.minutes, options.base):
-            parser.error(f"{path}: is of {results['minutes']} minutes on {results['base']}; choose another --out")
-    done = {(row["recipe"], row["seed"]) for row in results["runs"]}
+    if options.pace:
+        return write_pace(options)
+    if not (options.out / "pace.json").exists():
+        parser.error(f"{options.out} has no pace.json: run with --pace first, while nothing else runs")
     for seed in options.seeds:
         for name in options.only:
-            if (name, seed) in done:
+            path = folder(name, seed, options) / "result.json"
+            if path.exists():
                 continue
-            print(f"{name}, seed {seed}", flush=True)
-            row, batches = run(name, seed, options)
-            results["runs"].append(row)
-            if str(seed) not in results["classical"]:
-                results["classical"][str(seed)] = classical(batches, Config.preset("small").sample_rate)
-            path.write_text(json.dumps(results, indent=1))
-            print(f"  {row['scores']['all']:+.2f} dB in {row['steps']} steps, {row['seconds']:.0f} s", flush=True)
-    print(markdown(results, options.base))
+            row = run(name, seed, options)
+            write_json(path, row)
+            print(f"{name}, seed {seed}: {row['scores']['all']:+.2f} dB in {row['steps']} steps", flush=True)
+    runs = [json.loads(path.read_text())["results"] for path in sorted(options.out.glob("*/result.json"))]
+    print(markdown([row for row in runs if (row["minutes"], row["base"]) == (options.minutes, options.base)], options.base))
 
 
 if __name__ == "__main__":
