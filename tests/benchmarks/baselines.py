@@ -18,6 +18,7 @@ from tasnet_np.metrics import si_snr
 WINDOW_SECONDS = 0.032
 SMOOTHING = 0.98  # of the decision-directed estimate
 FLOOR = 10 ** (-25 / 20)  # smallest gain
+SMALLEST_PRIOR = 10 ** (-25 / 10)
 PRIOR_SNR = 10 ** (15 / 10)  # of speech where it is present, for the tracking of the noise
 
 
@@ -56,8 +57,11 @@ def track_noise(powers):
     return tracked
 
 
-def wiener(mixture, rate):
-    """Wiener filter with the decision-directed a-priori SNR (Ephraim and Malah 1984, Eq. 51). Shape (n,)."""
+def suppress(mixture, rate, gain):
+    """A gain for every bin of every frame, from its SNR before (prior) and after (posterior) it was heard. Shape (n,).
+
+    The prior SNR is the decision-directed one (Ephraim and Malah 1984, Eq. 51).
+    """
     window = 2 * round(WINDOW_SECONDS * rate / 2)
     hop = window // 4
     frames = stft(mixture, window, hop)
@@ -67,27 +71,25 @@ def wiener(mixture, rate):
     for t, frame in enumerate(frames):
         posterior = powers[t] / noise[t]
         prior = SMOOTHING * before / noise[t] + (1 - SMOOTHING) * np.maximum(posterior - 1, 0)
-        out[t] = np.maximum(prior / (1 + prior), FLOOR) * frame
+        out[t] = np.maximum(gain(prior, posterior), FLOOR) * frame
         before = np.abs(out[t]) ** 2
     return istft(out, len(mixture), window, hop)
+
+
+def wiener(mixture, rate):
+    """Wiener filter. Shape (n,)."""
+    return suppress(mixture, rate, lambda prior, _: prior / (1 + prior))
 
 
 def log_spectral(mixture, rate):
-    """The same with the log-spectral amplitude gain (Ephraim and Malah 1985, Eq. 20). Shape (n,)."""
-    window = 2 * round(WINDOW_SECONDS * rate / 2)
-    hop = window // 4
-    frames = stft(mixture, window, hop)
-    powers = np.abs(frames) ** 2
-    noise = track_noise(powers)
-    before, out = np.zeros(powers.shape[1]), np.empty_like(frames)
-    for t, frame in enumerate(frames):
-        posterior = np.clip(powers[t] / noise[t], 1e-3, 1e3)
-        prior = np.maximum(SMOOTHING * before / noise[t] + (1 - SMOOTHING) * np.maximum(posterior - 1, 0), 10**-2.5)
-        v = prior / (1 + prior) * posterior
-        gain = np.minimum(prior / (1 + prior) * np.exp(0.5 * exp1(v)), 1)
-        out[t] = np.maximum(gain, FLOOR) * frame
-        before = np.abs(out[t]) ** 2
-    return istft(out, len(mixture), window, hop)
+    """The gain of the least error of log-spectral amplitudes (Ephraim and Malah 1985, Eq. 20). Shape (n,)."""
+
+    def gain(prior, posterior):
+        prior = np.maximum(prior, SMALLEST_PRIOR)
+        v = prior / (1 + prior) * np.clip(posterior, 1e-3, 1e3)
+        return np.minimum(prior / (1 + prior) * np.exp(0.5 * exp1(v)), 1)
+
+    return suppress(mixture, rate, gain)
 
 
 def spectral_gating(mixture, rate):
