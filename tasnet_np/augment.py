@@ -1,4 +1,4 @@
-"""Making recordings more varied than they are: speed, rooms, bandwidth, overloaded microphones.
+"""Making recordings more varied than they are: speed, colour, rooms, bandwidth, overloaded microphones.
 
 Each function takes and returns one signal (n,) of float32 and draws nothing at random itself, but for
 `synthetic_room`. Which of them an example goes through is decided in `tasnet_np.data.Mixer`.
@@ -15,6 +15,7 @@ SPEED_STEPS = 40  # speeds are multiples of 1 / SPEED_STEPS, which keeps the res
 DECAY_SECONDS = (0.15, 0.6)  # shortest and longest time in which a synthetic room's sound falls by 60 dB
 DIRECT_DB = (0.0, 12.0)  # the direct sound of a synthetic room against all that follows
 LOWEST_CUTOFF = 0.3  # of half the sample rate: the narrowest band of `low_pass`
+HIGHEST = {"speed": 0.5, "colour": 0.45}  # where it is not 1; a filter with larger coefficients could be unstable
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Augmentation:
     noises: int = 1  # at most so many noise recordings at once
     gain_db: float = 0.0  # the mixture's level varies by up to this, up and down
     speed: float = 0.0  # speech and noise are played faster or slower by up to this share
+    colour: float = 0.0  # speech and noise each go through a random filter, its coefficients up to this: see `coloured`
     band_limit: float = 0.0  # probability of a low-pass filter over everything
     room: float = 0.0  # probability that the speech is heard in a room
     clipping: float = 0.0  # probability that the mixture is overloaded
@@ -40,8 +42,8 @@ class Augmentation:
             elif field.name == "gain_db":
                 if not 0 <= value < np.inf:
                     raise UserError(f"gain_db must be 0 or above, not {value}")
-            elif not 0 <= value <= (0.5 if field.name == "speed" else 1):
-                raise UserError(f"{field.name} must be between 0 and {0.5 if field.name == 'speed' else 1}, not {value}")
+            elif not 0 <= value <= HIGHEST.get(field.name, 1):
+                raise UserError(f"{field.name} must be between 0 and {HIGHEST.get(field.name, 1)}, not {value}")
         if self.noise_free + self.speech_free > 1:
             raise UserError(f"noise_free {self.noise_free}, speech_free {self.speech_free}: together at most 1")
 
@@ -49,6 +51,21 @@ class Augmentation:
 def change_speed(signal, steps):
     """Play a signal at `steps` / SPEED_STEPS of its speed; pitch and length change alike."""
     return resample(signal, steps, SPEED_STEPS)
+
+
+def coloured(signal, r):
+    """A signal as another microphone and another room might have coloured it; same length and dtype.
+
+    H(z) = (1 + r1 z^-1 + r2 z^-2) / (1 + r3 z^-1 + r4 z^-2)      (Valin 2018, Eq. 7, who draws r up to 3/8)
+
+    Parameters
+    ----------
+    signal : ndarray, shape (n,)
+    r : (r1, r2, r3, r4), each below 1/2 in absolute value: then both poles lie within the unit circle
+    """
+    from scipy.signal import lfilter  # takes half a second, which nothing but training need wait for
+
+    return lfilter([1, r[0], r[1]], [1, r[2], r[3]], signal).astype(signal.dtype)
 
 
 def reverberate(signal, response):

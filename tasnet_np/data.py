@@ -8,7 +8,7 @@ import numpy as np
 
 from tasnet_np.audio import at_level, rms_db
 from tasnet_np.augment import (
-    LOWEST_CUTOFF, SPEED_STEPS, Augmentation, change_speed, low_pass, overload, reverberate, synthetic_room,
+    LOWEST_CUTOFF, SPEED_STEPS, Augmentation, change_speed, coloured, low_pass, overload, reverberate, synthetic_room,
 )  # fmt: skip
 from tasnet_np.corpus import Clip, Corpus, load_corpus, split
 from tasnet_np.files import UserError
@@ -225,6 +225,8 @@ class Mixer:
             names.append(more.name)
             level_db = rms_db(sources[1]) + rng.uniform(*MORE_NOISE_DB)
             sources[1] = sources[1] + at_level(self._at_a_speed(lambda n: noise_crop(more, n, rng), rng), level_db)
+        if a.colour:
+            sources = [coloured(source, rng.uniform(-a.colour, a.colour, 4)) for source in sources]
         if _happens(a.room, rng):
             sources[0] = reverberate(sources[0], self._room(rng))
         if _happens(a.band_limit, rng):

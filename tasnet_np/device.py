@@ -120,23 +120,25 @@ def over_tiles(function, frames, tile):
 def each(task, items):
     """[task(item) for item in items], in parallel. Inside a task, everything else runs on its thread.
 
-    The calling thread works along, so that only the others have to be woken. The longer the tasks, the
-    better: threads that meet often wait for each other.
+    The calling thread works along, so that only the others have to be woken. A thread takes the next item when
+    it is done with one, so that one on a busy core does less. The longer the tasks, the better: threads that meet
+    often wait for each other.
     """
     if getattr(_worker, "busy", False):
         return [task(item) for item in items]
     workers = min(len(items), _threads)
     results = [None] * len(items)
+    left = iter(range(len(items)))  # shared: the lock of Python gives each index to one thread
 
-    def share(first):
-        for i in range(first, len(items), workers):
+    def share():
+        for i in left:
             results[i] = task(items[i])
 
     with _blas().limit(limits=1):
-        others = [_pool(workers - 1).submit(share, first) for first in range(1, workers)]
+        others = [_pool(workers - 1).submit(share) for _ in range(1, workers)]
         _worker.busy = True
         try:
-            share(0)
+            share()
         finally:
             _worker.busy = False
             wait(others)

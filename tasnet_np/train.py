@@ -70,6 +70,7 @@ class Recipe:
     noises: int = 1  # from here on as in augment.Augmentation
     gain_db: float = 0.0
     speed: float = 0.0
+    colour: float = 0.0
     band_limit: float = 0.0
     room: float = 0.0
     clipping: float = 0.0

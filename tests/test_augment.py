@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tasnet_np import audio
-from tasnet_np.augment import Augmentation, change_speed, low_pass, overload, reverberate, synthetic_room
+from tasnet_np.augment import Augmentation, change_speed, coloured, low_pass, overload, reverberate, synthetic_room
 from tasnet_np.data import Clip, Corpus, Mixer, Prefetcher
 from tasnet_np.files import UserError
 
@@ -98,6 +98,27 @@ def test_low_pass():
     assert filtered.dtype == np.float32
 
 
+def test_colour_is_the_filter_it_says_and_stays_stable():
+    signal, r = gaussian(500), (0.3, -0.2, -0.4, 0.1)
+    filtered = np.zeros(500)
+    for t in range(500):
+        past = lambda x, lag: x[t - lag] if t >= lag else 0.0  # noqa: E731
+        filtered[t] = signal[t] + r[0] * past(signal, 1) + r[1] * past(signal, 2)
+        filtered[t] -= r[2] * past(filtered, 1) + r[3] * past(filtered, 2)
+    assert coloured(signal, r) == pytest.approx(filtered, abs=1e-5)
+    assert coloured(signal, r).dtype == np.float32
+    loudest = coloured(np.ones(100000, np.float32), (0.45, 0.45, -0.45, -0.45))
+    assert loudest[-1] == pytest.approx(1.9 / 0.1, rel=1e-3)
+
+
+def test_colour_changes_the_spectra_of_both_sources_and_not_the_snr():
+    for (_, sources, snr_db, _), (_, plain, same_snr_db, _) in zip(examples(mixer(colour=0.4)), examples(mixer())):
+        assert snr_db == same_snr_db and snr_db_of(sources) == pytest.approx(snr_db, abs=1e-3)
+        for changed, as_it_was in zip(sources, plain):
+            alike = np.corrcoef(changed, as_it_was)[0, 1]
+            assert 0.1 < abs(alike) < 0.9999
+
+
 def test_overloaded_samples_are_cut_off_and_the_rest_is_not():
     signal = gaussian(10000)
     cut = overload(signal, 0.05)
@@ -155,7 +176,7 @@ def test_a_silent_source_teaches_nothing_about_itself():
 
 def test_all_of_it_from_the_seed_whatever_the_number_of_workers():
     settings = dict(
-        noises=3, gain_db=6.0, speed=0.1, band_limit=0.3, room=0.3, clipping=0.2, noise_free=0.1, speech_free=0.1
+        noises=3, gain_db=6.0, speed=0.1, colour=0.3, band_limit=0.3, room=0.3, clipping=0.2, noise_free=0.1, speech_free=0.1
     )
     expected = [mixer(**settings).batch(step, 4) for step in range(8)]
     for workers, ahead, first in ((1, 1, 0), (1, 4, 0), (3, 5, 0), (2, 3, 5)):
@@ -187,6 +208,7 @@ def test_what_goes_wrong_in_the_background_comes_out(monkeypatch):
     [
         ({"noises": 0}, "noises must be a whole number of at least 1, not 0"),
         ({"speed": 0.6}, "speed must be between 0 and 0.5, not 0.6"),
+        ({"colour": 0.5}, "colour must be between 0 and 0.45, not 0.5"),
         ({"room": float("nan")}, "room must be between 0 and 1, not nan"),
         ({"gain_db": -1}, "gain_db must be 0 or above"),
         ({"noise_free": 0.6, "speech_free": 0.6}, "together at most 1"),

@@ -37,7 +37,7 @@ REAL = Path(__file__).parents[3] / "shared" / "data" / "real"
 SNRS_DB = (-5, 0, 5, 10)
 PACE_STEPS = 60
 # What a recipe can change at no cost of time.
-FREE = {"learning_rate", "schedule", "warmup", "clip", "weight_decay", "average", "snr_db", "noise_weight", "gain_db"}
+FREE = {"learning_rate", "schedule", "warmup", "clip", "weight_decay", "average", "snr_db", "noise_weight", "gain_db", "colour"}
 
 # The recipe that PyTorch was measured with, and changes of one thing in the default recipe. `model` changes the config.
 PLAIN = {"schedule": "constant", "warmup": 0, "average": 0.0, "snr_db": (-5.0, 10.0)}
@@ -69,8 +69,11 @@ RECIPES = {
     "gain 6 dB": {"gain_db": 6.0},
     "speed 10 %": {"speed": 0.1},
     "speed 20 %": {"speed": 0.2},
+    "colour 0.2": {"colour": 0.2},
+    "colour 0.375": {"colour": 0.375},
     "rooms": {"room": 0.3},
     "band limit": {"band_limit": 0.2},
+    "colour 0.375, speed 10 %, rate 2e-3": {"colour": 0.375, "speed": 0.1, "learning_rate": 2e-3},
     "weight decay": {"weight_decay": 1e-4},
     "channel norm": {"model": {"norm": "channel"}},
     "gLN, not causal": {"model": {"norm": "gLN", "causal": False}},
