@@ -113,40 +113,38 @@ def inspect(found, *, contents=True, progress=False, threads=2):
 
 def _look(one, folder, contents):
     """The Entry of one file, or of one pair."""
-    path = one.folder / one.path
-    rate, channels, frames = _header(path)
-    if one.noisy and _header(one.folder / one.noisy) != (rate, channels, frames):
-        raise UserError(f"{one.folder / one.noisy}: differs from {path} in rate, channels or length; cut both alike")
-    measured = _contents(path) if contents else {}
-    if contents and one.noisy:
-        _contents(one.folder / one.noisy)
+    files = [Blocks(one.folder / path) for path in (one.path, one.noisy) if path]
+    headers = [_header(file) for file in files]
+    if headers[-1] != headers[0]:
+        raise UserError(f"{files[1].path}: differs from {files[0].path} in rate, channels or length; cut both alike")
+    rate, channels, frames = headers[0]
+    measured = [_contents(file) for file in files][0] if contents else {}
     about = {"speaker": one.speaker, "part": one.part, "noisy": one.noisy}
     return Entry(one.kind, folder, one.path, rate, channels, measured.pop("frames", frames), **about, **measured)
 
 
-def _header(path):
-    """Rate, channels and frames of a file, by its header alone where that gives them."""
-    file = Blocks(path)
+def _header(file):
+    """Rate, channels and frames of a `Blocks`, by its header alone where that gives them."""
     frames = file.frames
     if frames == UNKNOWN_LENGTH:
         frames = sum(block.shape[1] for block in file)
     if frames < 1:
-        raise UserError(f"{path}: holds 0 samples; record or export it again")
+        raise UserError(f"{file.path}: holds 0 samples; record or export it again")
     return file.rate, file.channels, frames
 
 
-def _contents(path):
-    """Length, level, clipping and digest of a file's samples, block by block."""
+def _contents(file):
+    """Length, level, clipping and digest of a `Blocks`, block by block."""
     digest, energy, frames, clipped = hashlib.blake2b(digest_size=16), 0.0, 0, 0
-    for block in Blocks(path):
-        check_finite(path, block)
+    for block in file:
+        check_finite(file.path, block)
         digest.update(np.ascontiguousarray(block).data)
         frames += block.shape[1]
         clipped += count_clipped(block)
         energy += float(np.sum(np.square(block.mean(axis=0), dtype=np.float64)))
     level_db = 10 * math.log10(energy / frames) if energy else -math.inf
     if level_db < SILENCE_DB:
-        raise UserError(f"{path}: is silent ({level_db:.0f} dBFS); remove or replace it")
+        raise UserError(f"{file.path}: is silent ({level_db:.0f} dBFS); remove or replace it")
     return {"frames": frames, "level_db": round(level_db, 2), "clipped": clipped, "digest": digest.hexdigest()}
 
 

@@ -139,9 +139,11 @@ def run(name, seed, options):
     out = folder(name, seed, options)
     config, recipe = settings(name, options.base, seed, [held_out_speaker(seed, options)])
     if (out / "config.json").exists():  # the series was stopped in this run
-        resume(out, quiet=True)
+        finished = resume(out, quiet=True)
     else:
-        train(options.speech, options.noise, out, config, recipe, steps=steps_for(name, options), quiet=True)
+        finished = train(options.speech, options.noise, out, config, recipe, steps=steps_for(name, options), quiet=True)
+    if not finished:
+        raise SystemExit(130)  # Ctrl-C
     batches = held_out_mixtures(out, per_snr=options.mixtures)
     model = tasnet_np.load(out)
     gains = np.concatenate([score(model, batch)["si_snri"][:, 0] for batch in batches])
