@@ -109,12 +109,12 @@ def over_samples(kernel, per_sample, shared=()):
     each(lambda i: kernel(*(array[i] for array in per_sample), *shared), range(len(per_sample[0])))
 
 
-def over_tiles(function, frames, tile):
-    """[function(start, stop), ...] for consecutive pieces of at most `tile` frames, in parallel.
+def over_tiles(function, frames, tile, *shared):
+    """[function(start, stop, *shared), ...] for consecutive pieces of at most `tile` frames, in parallel.
 
     For a batch of one. The pieces do not depend on the number of threads, so neither do the bits.
     """
-    return each(lambda start: function(start, min(start + tile, frames)), range(0, frames, tile))
+    return each(lambda start: function(start, min(start + tile, frames), *shared), range(0, frames, tile))
 
 
 def each(task, items):

@@ -19,7 +19,7 @@ from tasnet_np.device import (
     each, each_in_order, get_threads, move, on_gpu, over_tiles, stack, unstack, window, zeros,
 )  # fmt: skip
 from tasnet_np.layers import PATHS, Layer, OpLayer
-from tasnet_np.ops.tcn_block import TILE, tcn_block_inference
+from tasnet_np.ops.tcn_block import TILE, tcn_blocks_inference
 
 NORMS = {
     "gLN": "global_layer_norm",
@@ -301,11 +301,15 @@ class FusedTCNBlock(TCNBlock):
         self.op = make.op("tcn_block", norm=NORMS[c.norm], **reach)
         self.order = [(part, key) for part in self.parts.values() for key in part.own_params]
 
+    @property
+    def arrays(self):
+        """The parameters in the order of the op's arguments."""
+        return tuple(part.own_params[key] for part, key in self.order)
+
     def forward(self, x, skips, keep=True):
-        arrays = (x, skips, *(part.own_params[key] for part, key in self.order))
         if keep:
-            return self.op.forward(*arrays)
-        return tcn_block_inference(*arrays, **self.op.settings)
+            return self.op.forward(x, skips, *self.arrays)
+        return tcn_blocks_inference(x, skips, [(self.arrays, self.op.settings)])
 
     def backward(self, dx, dskips):
         dx, dskips, *gradients = self.op.backward((dx, dskips))
@@ -538,6 +542,8 @@ class ConvTasNet(Layer):
     def _forward_blocks(self, w, keep):
         x = self.bottleneck.forward(self.norm.forward(w, keep=keep), keep=keep)  # (B, B, T)
         skips = zeros((len(x), self.config.skip, x.shape[2]), like=x)  # (B, Sc, T)
+        if self._one_by_one and not keep:
+            return tcn_blocks_inference(x, skips, [(block.arrays, block.op.settings) for block in self.blocks])[1]
         for block in self.blocks:
             x, skips = block.forward(x, skips, keep=keep)
         return skips

@@ -48,6 +48,7 @@ over the channels of a frame are in parts, one for each row of tiles, which the 
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -440,37 +441,57 @@ def _tcn_block_backward_cpu(
     dx += dx_next
 
 
-def _tiled_forward(
-    x_next, skips_next, x, skips, we, be, alpha1, gamma1, beta1, wd, bd, alpha2, w2, u, v,
-    norm, reach, eps,
-):  # fmt: skip
-    """One sample with all threads, a tile of frames each, keeping nothing for a backward pass.
+class _Folded(NamedTuple):
+    """A block as inference needs it."""
 
-    Between the three rounds, the norms need the sums of all tiles.
+    inner: tuple  # we, be, alpha1, gamma1, beta1, wd, bd, alpha2
+    w2: np.ndarray  # with u and v: see `_folded`
+    u: np.ndarray
+    v: np.ndarray
+    norm: int
+    reach: tuple  # see `_reach`
+    eps: float
+
+
+def _tiled_forward(x, skips, blocks):
+    """One sample through `_Folded` blocks with all threads, a tile of frames each; x and skips change in place.
+
+    Between rounds the norms need the sums of all tiles. The end of one block and the beginning of the next are one round.
     """
-    (H, T), R = (len(we), x.shape[1]), len(w2) - len(skips)
-    a, y = np.empty((H, T), x.dtype), np.empty((len(w2), T), x.dtype)
+    H, T = len(blocks[0].inner[0]), x.shape[1]
+    a, y = np.empty((H, T), x.dtype), np.empty((max(len(block.w2) for block in blocks), T), x.dtype)
     m, r = np.empty((2, T), x.dtype)
     s, q = np.empty((2, T))
 
-    def expand(start, stop):
+    def expand(start, stop, block):
+        we, be, alpha1, *_ = block.inner
         np.matmul(we, x[:, start:stop], out=a[:, start:stop])
         _expand_forward_cpu(a, s, q, be, alpha1, start, stop)
 
-    def middle(start, stop):
+    def middle(start, stop, block):
+        _, _, alpha1, gamma1, beta1, wd, bd, alpha2 = block.inner
         z = np.empty((H, stop - start), x.dtype)
-        _middle_forward_cpu(z, s, q, a, m, r, alpha1, gamma1, beta1, wd, bd, alpha2, *reach, start)
-        np.matmul(w2, z, out=y[:, start:stop])
+        _middle_forward_cpu(z, s, q, a, m, r, alpha1, gamma1, beta1, wd, bd, alpha2, *block.reach, start)
+        np.matmul(block.w2, z, out=y[: len(block.w2), start:stop])
 
-    def join(start, stop):
-        _join_forward_cpu(x_next[:R], y[:R], x, m, r, u[:R], v[:R], start, stop)
-        _join_forward_cpu(skips_next, y[R:], skips, m, r, u[R:], v[R:], start, stop)
+    def join(start, stop, block):
+        R = len(block.w2) - len(skips)
+        _join_forward_cpu(x[:R], y[:R], x, m, r, block.u[:R], block.v[:R], start, stop)
+        _join_forward_cpu(skips, y[R : len(block.w2)], skips, m, r, block.u[R:], block.v[R:], start, stop)
 
-    over_tiles(expand, T, TILE)
-    _statistics_forward_cpu(m, r, s, q, H, norm, eps)
-    over_tiles(middle, T, TILE)
-    _statistics_forward_cpu(m, r, s, q, H, norm, eps)
-    over_tiles(join, T, TILE)
+    def join_and_expand(start, stop, block, following):
+        join(start, stop, block)
+        expand(start, stop, following)
+
+    over_tiles(expand, T, TILE, blocks[0])
+    for block, following in zip(blocks, [*blocks[1:], None]):
+        _statistics_forward_cpu(m, r, s, q, H, block.norm, block.eps)
+        over_tiles(middle, T, TILE, block)
+        _statistics_forward_cpu(m, r, s, q, H, block.norm, block.eps)
+        if following:
+            over_tiles(join_and_expand, T, TILE, block, following)
+        else:
+            over_tiles(join, T, TILE, block)
 
 
 # The kernels on a GPU. R is the number of rows of the residual, the first rows of the second product.
@@ -841,7 +862,7 @@ def _reach(K, dilation, lookahead):
 def _checked(
     x, skips, we, be, alpha1, gamma1, beta1, wd, bd, alpha2, gamma2, beta2, ws, bs, wr, br, dilation, lookahead
 ):
-    """Sizes of arrays that fit, the reach of the taps, and empty arrays for the outputs."""
+    """Sizes of arrays that fit, and the reach of the taps."""
     B, H, T, K = sizes(
         "B H T K", x=(x, "B C T"), skips=(skips, "B Sc T"), we=(we, "H C"), be=(be, "H"), alpha1=(alpha1, "1"),
         gamma1=(gamma1, "H"), beta1=(beta1, "H"), wd=(wd, "H K"), bd=(bd, "H"), alpha2=(alpha2, "1"),
@@ -850,8 +871,7 @@ def _checked(
     if wr is not None:
         sizes("", x=(x, "B C T"), wr=(wr, "C H"), br=(br, "C"), be=(be, "H"))
     reach = _reach(K, dilation, lookahead)
-    x_next = x if wr is None else empty(x.shape, like=x)
-    return (B, H, T), reach, x_next, empty(skips.shape, like=x)
+    return (B, H, T), reach
 
 
 def tcn_block_forward(
@@ -870,7 +890,8 @@ def tcn_block_forward(
     dilation, lookahead : of the depthwise convolution
     """
     inner, ends = (we, be, alpha1, gamma1, beta1, wd, bd, alpha2), (gamma2, beta2, ws, bs, wr, br)
-    (B, H, T), reach, x_next, skips_next = _checked(x, skips, *inner, *ends, dilation, lookahead)
+    (B, H, T), reach = _checked(x, skips, *inner, *ends, dilation, lookahead)
+    x_next, skips_next = x if wr is None else empty(x.shape, like=x), empty(skips.shape, like=x)
     if on_gpu(x):
         a, d, *statistics = (empty(shape, like=x) for shape in 2 * ((B, H, T),) + 4 * ((B, T),))
         w2 = empty((len(ws) + (0 if wr is None else len(wr)), H), like=x)
@@ -891,21 +912,32 @@ def tcn_block_forward(
     return (x_next, skips_next), (x, a, statistics, kept, (NORMS[norm], reach))
 
 
-def tcn_block_inference(
+def tcn_blocks_inference(x, skips, blocks):
+    """Blocks one after another, without caches: less memory, and parallel in a batch of one.
+
+    Parameters
+    ----------
+    x, skips : as in `tcn_block_forward`
+    blocks : for each block, its arrays in the order of `tcn_block_forward`, and its settings: (tuple, dict)
+    """
+    if on_gpu(x):
+        for arrays, settings in blocks:
+            (x, skips), _ = tcn_block_forward(x, skips, *arrays, **settings)
+        return x, skips
+    folded = [_folded_block(x, skips, *arrays, **settings) for arrays, settings in blocks]
+    x, skips = x.copy(), skips.copy()
+    for i in range(len(x)):
+        _tiled_forward(x[i], skips[i], folded)
+    return x, skips
+
+
+def _folded_block(
     x, skips, we, be, alpha1, gamma1, beta1, wd, bd, alpha2, gamma2, beta2, ws, bs, wr=None, br=None,
     *, norm, dilation=1, lookahead=0, eps=EPS,
 ):  # fmt: skip
-    """The outputs of `tcn_block_forward` without its cache: less memory, and parallel in a batch of one."""
-    arrays = (x, skips, we, be, alpha1, gamma1, beta1, wd, bd, alpha2, gamma2, beta2, ws, bs, wr, br)
-    if on_gpu(x):
-        return tcn_block_forward(*arrays, norm=norm, dilation=dilation, lookahead=lookahead, eps=eps)[0]
     inner, ends = (we, be, alpha1, gamma1, beta1, wd, bd, alpha2), (gamma2, beta2, ws, bs, wr, br)
-    (B, _, _), reach, x_next, skips_next = _checked(x, skips, *inner, *ends, dilation, lookahead)
-    folded = _folded(*ends)
-    for i in range(B):
-        arrays = (x_next[i], skips_next[i], x[i], skips[i], *inner, *folded)
-        _tiled_forward(*arrays, NORMS[norm], reach, eps)
-    return x_next, skips_next
+    _, reach = _checked(x, skips, *inner, *ends, dilation, lookahead)
+    return _Folded(inner, *_folded(*ends), NORMS[norm], reach, eps)
 
 
 def tcn_block_backward(dy, cache):
