@@ -59,7 +59,7 @@ class Recipe:
     batch: int = 4  # mixtures per step
     seconds: float = 2.0  # length of a mixture
     snr_db: tuple[float, float] = (-5.0, 15.0)  # drawn uniformly for each mixture
-    learning_rate: float = 1e-3  # of Adam; the highest, where it changes
+    learning_rate: float = 2e-3  # of Adam; the highest, where it changes
     schedule: str = "cosine"  # down to the end of the run; or "plateau" (halved), or "constant"
     warmup: int = 50  # steps in which the learning rate rises from 0
     weight_decay: float = 0.0
@@ -69,8 +69,8 @@ class Recipe:
     mixture_weight: float = 0.0  # of the SI-SNR of the estimates' sum against the mixture
     noises: int = 1  # from here on as in augment.Augmentation
     gain_db: float = 0.0
-    speed: float = 0.0
-    colour: float = 0.0
+    speed: float = 0.1
+    colour: float = 0.375
     band_limit: float = 0.0
     room: float = 0.0
     clipping: float = 0.0

@@ -92,8 +92,8 @@ def test_every_recipe_can_be_built_and_differs_from_the_default(recipe):
     assert built["default"][1] == Recipe(hold_out=["x"])
     for name, (config, made) in built.items():
         assert name == "default" or (config, made) != built["default"], name
-    on_plain = recipe.settings("speed 10 %", "plain", 3, [])[1]
-    assert (on_plain.speed, on_plain.schedule, on_plain.seed) == (0.1, "constant", 3)
+    on_plain = recipe.settings("speed 20 %", "plain", 3, [])[1]
+    assert (on_plain.speed, on_plain.schedule, on_plain.seed) == (0.2, "constant", 3)
 
 
 def test_the_table_of_recipes(recipe):

@@ -225,7 +225,7 @@ mixer = Mixer(training, samples=RATE, rate=RATE, seed=0)
 three = [mixer.batch(step, 2) for step in range(3)]
 doubles = [(batch.mixture.astype(np.float64), batch.sources.astype(np.float64)) for batch in three]
 
-library = Trainer(ConvTasNet(config, seed=0, dtype=np.float64), Recipe())
+library = Trainer(ConvTasNet(config, seed=0, dtype=np.float64), Recipe(learning_rate=1e-3))
 for (mixtures, targets), batch in zip(doubles, three):
     library.step(type(batch)(mixtures, targets, batch.snr_db, batch.names))
 expected = np.concatenate([array.ravel() for array in library.model.named_parameters().values()])

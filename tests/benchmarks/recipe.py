@@ -40,10 +40,19 @@ PACE_STEPS = 60
 FREE = {"learning_rate", "schedule", "warmup", "clip", "weight_decay", "average", "snr_db", "noise_weight", "gain_db", "colour"}
 
 # The recipe that PyTorch was measured with, and changes of one thing in the default recipe. `model` changes the config.
-PLAIN = {"schedule": "constant", "warmup": 0, "average": 0.0, "snr_db": (-5.0, 10.0)}
+PLAIN = {
+    "schedule": "constant", "learning_rate": 1e-3, "warmup": 0, "average": 0.0, "speed": 0.0, "colour": 0.0,
+    "snr_db": (-5.0, 10.0),
+}  # fmt: skip
 RECIPES = {
     "default": {},
     "plain": PLAIN,
+    "no colour": {"colour": 0.0},
+    "colour 0.2": {"colour": 0.2},
+    "colour 0.45": {"colour": 0.45},
+    "no speed": {"speed": 0.0},
+    "speed 20 %": {"speed": 0.2},
+    "no speed, no colour": {"speed": 0.0, "colour": 0.0},
     "constant rate": {"schedule": "constant"},
     "plateau": {"schedule": "plateau"},
     "no warm-up": {"warmup": 0},
@@ -51,7 +60,7 @@ RECIPES = {
     "no average": {"average": 0.0},
     "average 0.999": {"average": 0.999},
     "rate 5e-4": {"learning_rate": 5e-4},
-    "rate 2e-3": {"learning_rate": 2e-3},
+    "rate 1e-3": {"learning_rate": 1e-3},
     "rate 4e-3": {"learning_rate": 4e-3},
     "clip 1": {"clip": 1.0},
     "clip 20": {"clip": 20.0},
@@ -67,13 +76,8 @@ RECIPES = {
     "mixture weight 0.3": {"mixture_weight": 0.3},
     "two noises": {"noises": 2},
     "gain 6 dB": {"gain_db": 6.0},
-    "speed 10 %": {"speed": 0.1},
-    "speed 20 %": {"speed": 0.2},
-    "colour 0.2": {"colour": 0.2},
-    "colour 0.375": {"colour": 0.375},
     "rooms": {"room": 0.3},
     "band limit": {"band_limit": 0.2},
-    "colour 0.375, speed 10 %, rate 2e-3": {"colour": 0.375, "speed": 0.1, "learning_rate": 2e-3},
     "weight decay": {"weight_decay": 1e-4},
     "channel norm": {"model": {"norm": "channel"}},
     "gLN, not causal": {"model": {"norm": "gLN", "causal": False}},
