@@ -50,12 +50,13 @@ def _parser():
     return parser
 
 
+MODEL_HELP = "a run's folder, or an .npz file; by default the model that comes with the package"
+
+
 def _add_denoise(commands):
     added = command(commands, "denoise", _denoise, "Take the noise out of recordings.")
     added.add_argument("inputs", nargs="+", metavar="IN", help="audio files and folders")
-    added.add_argument(
-        "--model", default="pretrained", metavar="RUN", help="a run's folder, or an .npz file"
-    )
+    added.add_argument("--model", default="pretrained", metavar="RUN", help=MODEL_HELP)
     added.add_argument(
         "-o", "--output", required=True, metavar="OUT", help="a file for one input, else a folder"
     )
@@ -139,7 +140,7 @@ def _add_stream(commands):
 
 def _add_streaming(added):
     """Options of the commands that denoise sound as it arrives."""
-    added.add_argument("--model", required=True, metavar="RUN", help="a run's folder, or an .npz file")
+    added.add_argument("--model", default="pretrained", metavar="RUN", help=MODEL_HELP)
     added.add_argument("--no-level", action="store_true", help="leave the level as the network gives it")
     added.add_argument(
         "--memory-seconds", type=float, default=float("inf"), help="time after which old sound is forgotten"
