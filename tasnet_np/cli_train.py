@@ -97,7 +97,7 @@ RECIPE = [  # the defaults in brackets are those of train.Recipe; a test holds t
     ("mixture-weight", float, "of the estimates' sum against the mixture, in the loss (0.0)"),
     ("noises", int, "most noises at once (1)"),
     ("gain-db", float, "range of levels, up and down (0.0)"),
-    ("speed", float, "largest change of speed, as a share (0.1)"),
+    ("speed", float, "largest change of speed, as a share (0.3)"),
     ("colour", float, "of speech and of noise, by random filters: their largest coefficient (0.375)"),
     ("band-limit", float, "probability of a narrower band (0.0)"),
     ("room", float, "probability of speech in a room (0.0)"),

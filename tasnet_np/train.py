@@ -69,7 +69,7 @@ class Recipe:
     mixture_weight: float = 0.0  # of the SI-SNR of the estimates' sum against the mixture
     noises: int = 1  # from here on as in augment.Augmentation
     gain_db: float = 0.0
-    speed: float = 0.1
+    speed: float = 0.3
     colour: float = 0.375
     band_limit: float = 0.0
     room: float = 0.0

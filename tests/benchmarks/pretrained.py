@@ -27,7 +27,7 @@ from tasnet_np.train import Recipe, resume, train
 
 DATA = Path(__file__).parents[2] / "data"
 CHOSEN_BY = "dutch"  # a voice of data/
-STEPS = 7500
+STEPS = 5000
 KINDS = {  # the last number of each kind of noise in G. Hu's collection
     "crowd": 17, "machine": 29, "alarm": 43, "traffic": 46, "animal": 55, "water": 69, "wind": 78, "bell": 82,
     "cough, steps, keys, others": 100,
