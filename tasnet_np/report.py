@@ -212,7 +212,7 @@ def _scores(result):
         ax.plot(snrs, [result.si_snri[method][result.snr_db == snr].mean() for snr in snrs], "o-", label=method)
     ax.axhline(0, color="black", linewidth=0.8)
     ax.set(xlabel="input SNR (dB)", ylabel="SI-SNRi of the speech (dB)")
-    ax.legend()
+    by_snr.legend(loc="outside lower center", ncols=2)
     kinds = np.array(noise_kinds(result.names))
     typed = [[kind, *(result.si_snri[m][kinds == kind].mean() for m in methods)] for kind in np.unique(kinds)]
     typed.sort(key=lambda row: -row[1])
@@ -404,9 +404,10 @@ figure { margin: 0; }
 figcaption { font-weight: 600; margin: 4px 0; }
 audio { width: 100%; }
 .scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; min-width: 60%; }
-th, td { padding: 4px 10px; border-bottom: 1px solid var(--line); text-align: right; }
-th:first-child { text-align: left; font-weight: 600; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; min-width: 60%; font-size: .9rem; }
+th, td { padding: 4px 7px; border-bottom: 1px solid var(--line); text-align: right; }
+th:first-child { text-align: left; font-weight: 600; white-space: nowrap; }
+@media (max-width: 600px) { table { font-size: .75rem; } th, td { padding: 4px; } }
 .settings { display: grid; gap: 12px; grid-template-columns: repeat(auto-fit, minmax(min(100%, 320px), 1fr)); }
 .settings td { overflow-wrap: anywhere; }
 summary { cursor: pointer; font-weight: 600; }

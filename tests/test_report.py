@@ -35,7 +35,7 @@ def run(recordings, tmp_path_factory):
 @pytest.fixture(scope="module")
 def page(run, tmp_path_factory):
     baselines = tmp_path_factory.mktemp("baselines") / "baselines.json"
-    baselines.write_text(json.dumps({"unprocessed": [0.0] * 12, "Wiener": [1.5] * 12}))
+    baselines.write_text(json.dumps({"Wiener": [1.5] * 12, "gate": [-0.5] * 12}))
     out = tmp_path_factory.mktemp("page") / "report.html"
     assert report(run, out, baselines=baselines, per_snr=3, seconds=1.0) == out
     return out
@@ -61,11 +61,11 @@ def test_the_scores_are_those_of_the_model(run, page):
         speech = model.forward(batch.mixture, keep=False)[:, 0]
         gains.append(si_snr(speech, batch.sources[:, 0]) - si_snr(batch.mixture, batch.sources[:, 0]))
     rows = next(table for table in tables(text_of(page)) if table[0][0] == "input SNR")
-    assert rows[0] == ["input SNR", "this model", "unprocessed", "Wiener"]
+    assert rows[0] == ["input SNR", "this model", "Wiener", "gate"]
     expected = [f"{np.mean(values):+.2f}" for values in (*gains, np.concatenate(gains))]
     assert [row[1] for row in rows[1:]] == expected
     assert [row[0] for row in rows[1:]] == ["-5 dB", "+0 dB", "+5 dB", "+10 dB", "all"]
-    assert {tuple(row[2:]) for row in rows[1:]} == {("+0.00", "+1.50")}
+    assert {tuple(row[2:]) for row in rows[1:]} == {("+1.50", "-0.50")}
 
 
 def test_the_mixtures_are_of_held_out_recordings_and_always_the_same(run):

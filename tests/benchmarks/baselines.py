@@ -104,14 +104,14 @@ METHODS = {"Wiener filter": wiener, "log-spectral amplitude": log_spectral, "spe
 
 
 def improvements(batches, rate, methods=METHODS):
-    """SI-SNRi of the speech in dB, {method: (mixtures,)}, with the unprocessed mixture as the first."""
+    """SI-SNRi of the speech in dB, {method: (mixtures,)}; that of the unprocessed mixture is 0."""
     mixtures = np.concatenate([batch.mixture for batch in batches])
     clean = np.concatenate([batch.sources[:, 0] for batch in batches])
     before = si_snr(mixtures, clean)
-    scores = {"unprocessed": np.zeros(len(mixtures))}
-    for name, method in methods.items():
-        scores[name] = si_snr(np.stack([method(mixture, rate) for mixture in mixtures]), clean) - before
-    return scores
+    return {
+        name: si_snr(np.stack([method(mixture, rate) for mixture in mixtures]), clean) - before
+        for name, method in methods.items()
+    }
 
 
 def main():
