@@ -331,8 +331,14 @@ def test_the_writer_goes(command):
     assert len(rest) == 4000 and b"0.5 s of sound" in errors
 
 
+def heed_control_c():
+    """In a child: a test run in the background of a shell ignores Ctrl-C, and so would its children."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def test_control_c_flushes_and_tells(command):
-    with subprocess.Popen([*command, "--raw", "s16le"], stdin=-1, stdout=-1, stderr=-1) as process:
+    command = [*command, "--raw", "s16le"]
+    with subprocess.Popen(command, stdin=-1, stdout=-1, stderr=-1, preexec_fn=heed_control_c) as process:
         process.stdin.write(bytes(8000))
         process.stdin.flush()
         hop = MODEL.config.hop
