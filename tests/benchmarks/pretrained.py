@@ -16,18 +16,16 @@ from pathlib import Path
 
 import numpy as np
 from baselines import improvements
-from recipe import REAL, by_snr
+from recipe import REAL, by_snr, judge, train_or_resume
 
-import tasnet_np
 from tasnet_np import layouts, manifest
-from tasnet_np.evaluate import score
 from tasnet_np.model import Config
-from tasnet_np.report import held_out_mixtures
-from tasnet_np.train import Recipe, resume, train
+from tasnet_np.train import Recipe
 
 DATA = Path(__file__).parents[2] / "data"
 CHOSEN_BY = "dutch"  # a voice of data/
 STEPS = 4500
+CONFIG = Config.preset("small")
 KINDS = {  # the last number of each kind of noise in G. Hu's collection
     "crowd": 17, "machine": 29, "alarm": 43, "traffic": 46, "animal": 55, "water": 69, "wind": 78, "bell": 82,
     "cough, steps, keys, others": 100,
@@ -62,16 +60,14 @@ def kind_of(name):
 
 def scores(run, per_snr):
     """Lines of the card's tables."""
-    batches = held_out_mixtures(run, per_snr=per_snr)
-    model = tasnet_np.load(run)
-    columns = {"this model": np.concatenate([score(model, batch)["si_snri"][:, 0] for batch in batches])}
-    columns |= improvements(batches, model.config.sample_rate)
-    snrs_db = np.concatenate([batch.snr_db for batch in batches])
+    batches, snrs_db, gains = judge(run, per_snr)
+    columns = {"this model": gains, **improvements(batches, CONFIG.sample_rate)}
+    means = [by_snr(values, snrs_db) for values in columns.values()]
     kinds = np.array([kind_of(name) for batch in batches for name in batch.names])
     yield "| input SNR | " + " | ".join(columns) + " |"
     yield "|---" * (1 + len(columns)) + "|"
-    for snr in by_snr(snrs_db, snrs_db):
-        yield f"| {snr} | " + " | ".join(f"{by_snr(values, snrs_db)[snr]:.1f}" for values in columns.values()) + " |"
+    for snr in means[0]:
+        yield f"| {snr} | " + " | ".join(f"{mean[snr]:.1f}" for mean in means) + " |"
     for kind in [kind for kind in KINDS if kind in kinds]:
         chosen = kinds == kind
         yield f"| {kind} ({chosen.sum()}) | " + " | ".join(f"{values[chosen].mean():.1f}" for values in columns.values()) + " |"
@@ -85,16 +81,11 @@ def main():
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--mixtures", type=int, default=50, help="for each SNR")
     options = parser.parse_args()
-    if (options.out / "config.json").exists():
-        finished = resume(options.out, quiet=True)
-    else:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        prepared = options.out.with_suffix(".manifest.json")
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    prepared = options.out.with_suffix(".manifest.json")
+    if not prepared.exists():
         manifest.save(recordings(options.hold_out, options.free_noises), prepared)
-        config, recipe = Config.preset("small"), Recipe()
-        finished = train(None, None, options.out, config, recipe, steps=options.steps, prepared=prepared, quiet=True)
-    if not finished:
-        raise SystemExit(130)
+    train_or_resume(None, None, options.out, CONFIG, Recipe(), steps=options.steps, prepared=prepared)
     if options.hold_out:
         print("\n".join(scores(options.out, options.mixtures)))
     else:

@@ -55,6 +55,7 @@ RECIPES = {
     "speed 20 %": {"speed": 0.2},
     "speed 40 %": {"speed": 0.4},
     "no speed, no colour": {"speed": 0.0, "colour": 0.0},
+    "rate 1e-3, no speed, no colour": {"learning_rate": 1e-3, "speed": 0.0, "colour": 0.0},
     "constant rate": {"schedule": "constant"},
     "plateau": {"schedule": "plateau"},
     "no warm-up": {"warmup": 0},
@@ -140,20 +141,29 @@ def steps_for(name, options):
     return int(60 * options.minutes / pace.get(name, pace[options.base]))
 
 
+def train_or_resume(speech, noise, out, config, recipe, **settings):
+    """Train to the end, from where a stopped run was; Ctrl-C ends the program."""
+    if (out / "config.json").exists():
+        finished = resume(out, quiet=True)
+    else:
+        finished = train(speech, noise, out, config, recipe, quiet=True, **settings)
+    if not finished:
+        raise SystemExit(130)
+
+
+def judge(run, per_snr):
+    """The held-out mixtures of a run as batches, and of each mixture the input SNR and the speech's SI-SNRi in dB."""
+    batches, model = held_out_mixtures(run, per_snr=per_snr), tasnet_np.load(run)
+    gains = [score(model, batch)["si_snri"][:, 0] for batch in batches]
+    return batches, np.concatenate([batch.snr_db for batch in batches]), np.concatenate(gains)
+
+
 def run(name, seed, options):
     """Train one recipe with one seed; scores, steps and seconds."""
     out = folder(name, seed, options)
     config, recipe = settings(name, options.base, seed, [held_out_speaker(seed, options)])
-    if (out / "config.json").exists():  # the series was stopped in this run
-        finished = resume(out, quiet=True)
-    else:
-        finished = train(options.speech, options.noise, out, config, recipe, steps=steps_for(name, options), quiet=True)
-    if not finished:
-        raise SystemExit(130)  # Ctrl-C
-    batches = held_out_mixtures(out, per_snr=options.mixtures)
-    model = tasnet_np.load(out)
-    gains = np.concatenate([score(model, batch)["si_snri"][:, 0] for batch in batches])
-    snrs_db = np.concatenate([batch.snr_db for batch in batches])
+    train_or_resume(options.speech, options.noise, out, config, recipe, steps=steps_for(name, options))
+    batches, snrs_db, gains = judge(out, options.mixtures)
     log = read_log(out)
     return {
         "recipe": name, "seed": seed, "minutes": options.minutes, "base": options.base, "speaker": recipe.hold_out[0],
