@@ -7,6 +7,10 @@
 The reading order is in README.md; `tasnet_np.ops` is where the mathematics is.
 """
 
+from tasnet_np.blas import choose_kernels
+
+choose_kernels()  # before anything loads NumPy
+
 from tasnet_np.checkpoint import load, save
 from tasnet_np.files import UserError
 from tasnet_np.layers import NegativeSISNR

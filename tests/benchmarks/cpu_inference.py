@@ -1,5 +1,7 @@
 """Separating one recording, beside PyTorch without gradients; and how the time grows with the length."""
 
+import tasnet_np  # isort: skip  before NumPy, whose matrix products it chooses
+
 import dataclasses
 import json
 

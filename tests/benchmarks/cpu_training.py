@@ -1,5 +1,7 @@
 """One training step (forward, loss, backward, clip, Adam), beside PyTorch and beside its matrix products alone."""
 
+import tasnet_np  # isort: skip  before NumPy, whose matrix products it chooses
+
 import dataclasses
 import json
 

@@ -9,6 +9,8 @@ in training, nor are a fifth of the real noises; the model that is shipped hears
 and four real noises, by which its best weights are chosen. A run that was stopped goes on.
 """
 
+import tasnet_np  # isort: skip  before NumPy, whose matrix products it chooses
+
 import argparse
 import dataclasses
 import re

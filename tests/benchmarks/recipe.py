@@ -16,6 +16,8 @@ run's result is kept (DIR/NAME-SEED/result.json). Two series into one DIR may ru
 Prints the table of all results so far in Markdown.
 """
 
+import tasnet_np  # isort: skip  before NumPy, whose matrix products it chooses
+
 import argparse
 import dataclasses
 import json
@@ -27,7 +29,6 @@ import numpy as np
 from baselines import METHODS, improvements
 from side_by_side import write_json
 
-import tasnet_np
 from tasnet_np.evaluate import score
 from tasnet_np.model import Config
 from tasnet_np.report import held_out_mixtures, read_log

@@ -4,6 +4,8 @@ Every stage of the fused block is timed by itself, on one thread, and placed by 
 (operations per byte that has to move) under two measured ceilings: the largest matrix product, and a copy.
 """
 
+import tasnet_np  # isort: skip  before NumPy, whose matrix products it chooses
+
 import argparse
 import time
 from pathlib import Path

@@ -4,6 +4,8 @@ Both see the same mixtures in the same order, start from the same weights, valid
 the best; they differ in how many steps fit into the minutes. Then both are judged like `tasnet-np evaluate`.
 """
 
+import tasnet_np  # isort: skip  before NumPy, whose matrix products it chooses
+
 import argparse
 import json
 import time
@@ -14,7 +16,6 @@ import torch
 from side_by_side import machine
 from torch_peer import TorchConvTasNet, si_snr_loss
 
-import tasnet_np
 from tasnet_np import manifest
 from tasnet_np.corpus import Store, open_corpus
 from tasnet_np.data import Mixer, fixed_batches
