@@ -4,6 +4,7 @@ import contextlib
 import io
 import numbers
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,14 +72,16 @@ class Blocks:
 
     Yields arrays (channels, n) of float32 with at most `BLOCK` frames, finite or not. Raises UserError,
     for the other reasons that `read` names, when it is made or at the end of an iteration.
+
+    With `header=False` nothing is opened before the first iteration, and rate, channels, format, subtype and frames
+    are known from then on.
     """
 
-    def __init__(self, path):
+    def __init__(self, path, *, header=True):
         self.path = Path(path)
-        with self._opened() as file:
-            self.rate, self.channels = file.samplerate, file.channels
-            self.format, self.subtype = file.format, file.subtype
-            self.frames = file.frames  # by the header
+        if header:
+            with self._opened():
+                pass
 
     def __iter__(self):
         frames = 0
@@ -98,6 +101,9 @@ class Blocks:
         try:
             _check_header(path)
             with sf.SoundFile(path) as file:
+                self.rate, self.channels = file.samplerate, file.channels
+                self.format, self.subtype = file.format, file.subtype
+                self.frames = file.frames  # by the header
                 yield file
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
@@ -125,7 +131,7 @@ class Blocks:
 
 def _check_header(path):
     """Refuse what libsndfile would mend silently or not explain: a wrong length, a rate of 0."""
-    if path.exists() and not path.is_file():
+    if not stat.S_ISREG(path.stat().st_mode):
         raise UserError(f"{path}: is not a file; give the path of an audio file")
     with open(path, "rb") as file:
         end = os.fstat(file.fileno()).st_size

@@ -86,7 +86,7 @@ def add_train(commands):
 RECIPE = [  # the defaults in brackets are those of train.Recipe; a test holds them together
     ("seed", int, "of weights, split and mixtures (0)"),
     ("batch", int, "mixtures per step (4)"),
-    ("seconds", float, "length of a mixture (2.0)"),
+    ("seconds", float, "length of a mixture (1.0)"),
     ("learning-rate", float, "of Adam, at its highest (0.002)"),
     ("schedule", str, "cosine down to the end, plateau or constant (cosine)"),
     ("warmup", int, "steps in which the learning rate rises (50)"),

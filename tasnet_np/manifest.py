@@ -113,12 +113,12 @@ def inspect(found, *, contents=True, progress=False, threads=2):
 
 def _look(one, folder, contents):
     """The Entry of one file, or of one pair."""
-    files = [Blocks(one.folder / path) for path in (one.path, one.noisy) if path]
+    files = [Blocks(one.folder / path, header=not contents) for path in (one.path, one.noisy) if path]
+    measured = [_contents(file) for file in files][0] if contents else {}
     headers = [_header(file) for file in files]
     if headers[-1] != headers[0]:
         raise UserError(f"{files[1].path}: differs from {files[0].path} in rate, channels or length; cut both alike")
     rate, channels, frames = headers[0]
-    measured = [_contents(file) for file in files][0] if contents else {}
     about = {"speaker": one.speaker, "part": one.part, "noisy": one.noisy}
     return Entry(one.kind, folder, one.path, rate, channels, measured.pop("frames", frames), **about, **measured)
 

@@ -9,7 +9,8 @@
 
 What is exact: a batch depends on the seed and the step alone, the learning rate on the step and on the fraction
 of the run that is over, and everything else that changes is in last.npz. A run that goes by steps, stopped or killed
-and resumed with the same goal, has the same losses, bit for bit, as one that was not.
+and resumed with the same goal, has the same losses, bit for bit, as one that was not, on the same processor and
+versions of NumPy and Numba, whose sums and products have their own order.
 
 A run that goes by minutes has another fraction each time, measured by the clock. So the fraction at which each step
 began is in the log. A killed run that is resumed does the steps after its last checkpoint again at the fractions
@@ -57,7 +58,7 @@ class Recipe:
 
     seed: int = 0  # of the weights, the split and every mixture
     batch: int = 4  # mixtures per step
-    seconds: float = 2.0  # length of a mixture
+    seconds: float = 1.0  # length of a mixture
     snr_db: tuple[float, float] = (-5.0, 15.0)  # drawn uniformly for each mixture
     learning_rate: float = 2e-3  # of Adam; the highest, where it changes
     schedule: str = "cosine"  # down to the end of the run; or "plateau" (halved), or "constant"

@@ -28,6 +28,7 @@ DATA = Path(__file__).parents[2] / "data"
 CHOSEN_BY = "dutch"  # a voice of data/
 STEPS = 4500
 CONFIG = Config.preset("small")
+RECIPE = Recipe(seconds=2.0)
 KINDS = {  # the last number of each kind of noise in G. Hu's collection
     "crowd": 17, "machine": 29, "alarm": 43, "traffic": 46, "animal": 55, "water": 69, "wind": 78, "bell": 82,
     "cough, steps, keys, others": 100,
@@ -87,7 +88,7 @@ def main():
     prepared = options.out.with_suffix(".manifest.json")
     if not prepared.exists():
         manifest.save(recordings(options.hold_out, options.free_noises), prepared)
-    train_or_resume(None, None, options.out, CONFIG, Recipe(), steps=options.steps, prepared=prepared)
+    train_or_resume(None, None, options.out, CONFIG, RECIPE, steps=options.steps, prepared=prepared)
     if options.hold_out:
         print("\n".join(scores(options.out, options.mixtures)))
     else:

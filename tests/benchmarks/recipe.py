@@ -42,7 +42,7 @@ FREE = {"learning_rate", "schedule", "warmup", "clip", "weight_decay", "average"
 
 # The recipe that PyTorch was measured with, and changes of one thing in the default recipe. `model` changes the config.
 PLAIN = {
-    "schedule": "constant", "learning_rate": 1e-3, "warmup": 0, "average": 0.0, "speed": 0.0, "colour": 0.0,
+    "seconds": 2.0, "schedule": "constant", "learning_rate": 1e-3, "warmup": 0, "average": 0.0, "speed": 0.0, "colour": 0.0,
     "snr_db": (-5.0, 10.0),
 }  # fmt: skip
 RECIPES = {
@@ -68,10 +68,11 @@ RECIPES = {
     "rate 4e-3": {"learning_rate": 4e-3},
     "clip 1": {"clip": 1.0},
     "clip 20": {"clip": 20.0},
-    "batch 2": {"batch": 2},
-    "batch 8": {"batch": 8},
-    "batch 8 x 1 s": {"batch": 8, "seconds": 1.0},
-    "batch 4 x 1 s": {"seconds": 1.0},
+    "batch 2 x 1 s": {"batch": 2},
+    "batch 8 x 1 s": {"batch": 8},
+    "batch 8 x 0.5 s": {"batch": 8, "seconds": 0.5},
+    "batch 4 x 2 s": {"seconds": 2.0},
+    "batch 2 x 2 s": {"batch": 2, "seconds": 2.0},
     "batch 2 x 4 s": {"batch": 2, "seconds": 4.0},
     "SNR -5 to 10": {"snr_db": (-5.0, 10.0)},
     "SNR -10 to 15": {"snr_db": (-10.0, 15.0)},
