@@ -9,8 +9,8 @@
 
 What is exact: a batch depends on the seed and the step alone, the learning rate on the step and on the fraction
 of the run that is over, and everything else that changes is in last.npz. A run that goes by steps, stopped or killed
-and resumed with the same goal, has the same losses, bit for bit, as one that was not, on the same processor and
-versions of NumPy and Numba, whose sums and products have their own order.
+and resumed with the same goal, has the same losses, bit for bit, as one that was not, on the same processor with
+the same NumPy, Numba and matrix products (`blas.py`): each adds in an order of its own.
 
 A run that goes by minutes has another fraction each time, measured by the clock. So the fraction at which each step
 began is in the log. A killed run that is resumed does the steps after its last checkpoint again at the fractions
