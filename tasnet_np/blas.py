@@ -7,7 +7,10 @@ CPU_INFO = "/proc/cpuinfo"
 
 
 def choose_kernels():
-    """Set OPENBLAS_CORETYPE where another choice than OpenBLAS's own is faster, NumPy is not loaded yet, and the user has not set it."""
+    """Set OPENBLAS_CORETYPE where another choice than OpenBLAS's own is faster.
+
+    Nothing is changed once NumPy is loaded, or where the user has set it.
+    """
     if "numpy" in sys.modules or "OPENBLAS_CORETYPE" in os.environ:
         return
     try:
