@@ -1,4 +1,4 @@
-"""Making recordings more varied than they are: speed, colour, rooms, bandwidth, overloaded microphones.
+"""Making recordings more varied than they are: speed, colour, polarity, rooms, bandwidth, overloaded microphones.
 
 Each function takes and returns one signal (n,) of float32 and draws nothing at random itself, but for
 `synthetic_room`. Which of them an example goes through is decided in `tasnet_np.data.Mixer`.
@@ -26,6 +26,7 @@ class Augmentation:
     gain_db: float = 0.0  # the mixture's level varies by up to this, up and down
     speed: float = 0.0  # speech and noise are played faster or slower by up to this share
     colour: float = 0.0  # speech and noise each go through a random filter, its coefficients up to this: see `coloured`
+    polarity: float = 0.0  # probability that the whole example is turned upside down, as by a microphone wired the other way
     band_limit: float = 0.0  # probability of a low-pass filter over everything
     room: float = 0.0  # probability that the speech is heard in a room
     clipping: float = 0.0  # probability that the mixture is overloaded

@@ -99,6 +99,7 @@ RECIPE = [  # the defaults in brackets are those of train.Recipe; a test holds t
     ("gain-db", float, "range of levels, up and down (0.0)"),
     ("speed", float, "largest change of speed, as a share (0.3)"),
     ("colour", float, "of speech and of noise, by random filters: their largest coefficient (0.375)"),
+    ("polarity", float, "probability of a mixture turned upside down (0.5)"),
     ("band-limit", float, "probability of a narrower band (0.0)"),
     ("room", float, "probability of speech in a room (0.0)"),
     ("clipping", float, "probability of an overloaded mixture (0.0)"),

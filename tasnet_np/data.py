@@ -202,8 +202,10 @@ class Mixer:
         for _ in range(ATTEMPTS):
             try:
                 if self.corpus.pairs and _happens(self.augmentation.pairs, rng):
-                    return self._recorded_pair(rng)
-                return self._mixed(rng)
+                    example = self._recorded_pair(rng)
+                else:
+                    example = self._mixed(rng)
+                return self._turned(*example, rng)
             except UserError as error:
                 problem = error
         raise UserError(f"{ATTEMPTS} recordings in a row cannot be used, the last one: {problem}")
@@ -241,6 +243,12 @@ class Mixer:
         if _happens(a.clipping, rng):
             mixture = overload(mixture, np.exp(rng.uniform(*np.log(OVERLOADED))))
         return mixture, sources, snr_db, f"{speaker} + {' + '.join(names)} at {snr_db:+.1f} dB"
+
+    def _turned(self, mixture, sources, snr_db, name, rng):
+        """An example, upside down at random: nobody hears it, but not every network is odd."""
+        if _happens(self.augmentation.polarity, rng):
+            return -mixture, -sources, snr_db, name
+        return mixture, sources, snr_db, name
 
     def _at_a_speed(self, draw, rng):
         """`draw(n)` cut to the mixer's length, played faster or slower at random."""

@@ -72,6 +72,7 @@ class Recipe:
     gain_db: float = 0.0
     speed: float = 0.3
     colour: float = 0.375
+    polarity: float = 0.5
     band_limit: float = 0.0
     room: float = 0.0
     clipping: float = 0.0
@@ -333,7 +334,8 @@ def read_run(out):
     path = Path(out) / "config.json"
     try:
         run = json.loads(path.read_text())
-        config, recipe = Config(**run["config"]), Recipe(**run["recipe"])
+        later = dataclasses.asdict(Augmentation())  # kinds that an older run does not name did not exist: off
+        config, recipe = Config(**run["config"]), Recipe(**later | run["recipe"])
         return config, recipe, run["data"], run["goal"]
     except OSError:
         raise UserError(f"{out}: is not the folder of a training run (no config.json); check --out") from None

@@ -119,6 +119,15 @@ def test_colour_changes_the_spectra_of_both_sources_and_not_the_snr():
             assert 0.1 < abs(alike) < 0.9999
 
 
+def test_half_of_the_examples_are_upside_down_and_otherwise_the_same():
+    signs = []
+    for (mixture, sources, snr_db, name), plain in zip(examples(mixer(polarity=0.5), 200), examples(mixer(), 200)):
+        signs.append(1 if mixture[0] == plain[0][0] else -1)
+        assert np.array_equal(mixture, signs[-1] * plain[0]) and np.array_equal(sources, signs[-1] * plain[1])
+        assert (snr_db, name) == plain[2:]
+    assert signs.count(-1) == pytest.approx(100, abs=25)
+
+
 def test_overloaded_samples_are_cut_off_and_the_rest_is_not():
     signal = gaussian(10000)
     cut = overload(signal, 0.05)
@@ -176,7 +185,7 @@ def test_a_silent_source_teaches_nothing_about_itself():
 
 def test_all_of_it_from_the_seed_whatever_the_number_of_workers():
     settings = dict(
-        noises=3, gain_db=6.0, speed=0.1, colour=0.3, band_limit=0.3, room=0.3, clipping=0.2, noise_free=0.1, speech_free=0.1
+        noises=3, gain_db=6.0, speed=0.1, colour=0.3, polarity=0.5, band_limit=0.3, room=0.3, clipping=0.2, noise_free=0.1, speech_free=0.1
     )
     expected = [mixer(**settings).batch(step, 4) for step in range(8)]
     for workers, ahead, first in ((1, 1, 0), (1, 4, 0), (3, 5, 0), (2, 3, 5)):

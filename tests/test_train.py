@@ -243,6 +243,15 @@ def test_a_damaged_config_or_checkpoint_is_named(recordings, tmp_path):
         resume(out, steps=2)
 
 
+def test_a_run_that_is_older_than_an_augmentation_goes_on_without_it(recordings, tmp_path):
+    out = tmp_path / "run"
+    run(recordings, out, dataclasses.replace(RECIPE, polarity=0.0), steps=1)
+    older = json.loads((out / "config.json").read_text())
+    del older["recipe"]["polarity"]
+    (out / "config.json").write_text(json.dumps(older))
+    assert read_run(out)[1].polarity == 0 < Recipe().polarity
+
+
 @pytest.mark.parametrize(
     "change, words",
     [

@@ -38,17 +38,18 @@ REAL = Path(__file__).parents[3] / "shared" / "data" / "real"
 SNRS_DB = (-5, 0, 5, 10)
 PACE_STEPS = 60
 # What a recipe can change at no cost of time.
-FREE = {"learning_rate", "schedule", "warmup", "clip", "weight_decay", "average", "snr_db", "noise_weight", "gain_db", "colour"}
+FREE = {"learning_rate", "schedule", "warmup", "clip", "weight_decay", "average", "snr_db", "noise_weight", "gain_db", "colour", "polarity"}
 
 # The recipe that PyTorch was measured with, and changes of one thing in the default recipe. `model` changes the config.
 PLAIN = {
     "seconds": 2.0, "schedule": "constant", "learning_rate": 1e-3, "warmup": 0, "average": 0.0, "speed": 0.0, "colour": 0.0,
-    "snr_db": (-5.0, 10.0),
+    "polarity": 0.0, "snr_db": (-5.0, 10.0),
 }  # fmt: skip
 RECIPES = {
     "default": {},
     "plain": PLAIN,
     "no colour": {"colour": 0.0},
+    "no polarity": {"polarity": 0.0},
     "colour 0.2": {"colour": 0.2},
     "colour 0.45": {"colour": 0.45},
     "no speed": {"speed": 0.0},
