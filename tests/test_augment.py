@@ -128,6 +128,14 @@ def test_half_of_the_examples_are_upside_down_and_otherwise_the_same():
     assert signs.count(-1) == pytest.approx(100, abs=25)
 
 
+def test_the_network_hears_polarity():
+    from tasnet_np.model import Config, ConvTasNet
+
+    model, signal = ConvTasNet(Config(filters=16, bottleneck=8, hidden=16, skip=8, blocks=2, repeats=1)), gaussian(400)[None]
+    upside_down = -model.forward(-signal)
+    assert np.abs(upside_down - model.forward(signal)).max() > 0.01 * np.abs(upside_down).max()
+
+
 def test_overloaded_samples_are_cut_off_and_the_rest_is_not():
     signal = gaussian(10000)
     cut = overload(signal, 0.05)

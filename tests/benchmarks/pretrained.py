@@ -26,9 +26,9 @@ from tasnet_np.train import Recipe
 
 DATA = Path(__file__).parents[2] / "data"
 CHOSEN_BY = "dutch"  # a voice of data/
-STEPS = 4500
+STEPS = 10000
 CONFIG = Config.preset("small")
-RECIPE = Recipe(seconds=2.0)
+RECIPE = Recipe()
 KINDS = {  # the last number of each kind of noise in G. Hu's collection
     "crowd": 17, "machine": 29, "alarm": 43, "traffic": 46, "animal": 55, "water": 69, "wind": 78, "bell": 82,
     "cough, steps, keys, others": 100,

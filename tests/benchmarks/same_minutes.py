@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from recipe import PLAIN
 from side_by_side import machine
 from torch_peer import TorchConvTasNet, si_snr_loss
 
@@ -74,7 +75,7 @@ def main():
     parser.add_argument("--hold-out", nargs="+", default=[])
     parser.add_argument("--preset", default="small")
     options = parser.parse_args()
-    plain = {"seconds": 2.0, "schedule": "plateau", "warmup": 0, "average": 0.0, "learning_rate": 1e-3, "speed": 0.0, "colour": 0.0, "polarity": 0.0}  # as train_torch
+    plain = PLAIN | {"schedule": "plateau", "snr_db": Recipe.snr_db}  # as train_torch
     config, recipe = Config.preset(options.preset), Recipe(hold_out=options.hold_out, **plain)
     run = options.out / "run"
     train(options.speech, options.noise, run, config, recipe, minutes=options.minutes)
