@@ -14,7 +14,7 @@ $(BIN)/tasnet-np: setup.cfg
 
 demo: $(BIN)/tasnet-np
 	rm -rf demo
-	$(BIN)/tasnet-np train --speech data/speech --noise data/noise --out demo/run --minutes 2 --speed 0 --colour 0
+	$(BIN)/tasnet-np train --speech data/speech --noise data/noise --out demo/run --minutes 2 --speed 0 --colour 0 --polarity 0
 	$(BIN)/tasnet-np denoise data/noisy/noisy-mono-8k.wav --model demo/run -o demo/speech.wav --noise-out demo/noise.wav
 	$(BIN)/tasnet-np compare --clean data/noisy/clean-mono-8k.wav data/noisy/noisy-mono-8k.wav demo/speech.wav --plot demo/spectrograms.png
 
