@@ -35,6 +35,14 @@ def test_denoise_works_right_after_installation(clip, tmp_path, capsys):
     assert gain > 3
 
 
+def test_it_does_not_matter_which_way_up_a_recording_is():
+    clean, noisy = (audio.read(NOISY / f"{kind}-mono-8k.wav").samples for kind in ("clean", "noisy"))
+    model = tasnet_np.load("pretrained")
+    heard = [sign * model.forward(np.float32(sign) * noisy, keep=False)[0, 0] for sign in (1, -1)]
+    scores = [si_snr(one, clean[0]) for one in heard]
+    assert scores[0] == pytest.approx(scores[1], abs=0.5)
+
+
 def test_fine_tuning_begins_with_it(recordings, tmp_path):
     folders = ["--speech", str(recordings / "speech"), "--noise", str(recordings / "noise"), "--quiet"]
     recipe = ["--seconds", "0.5", "--validation-mixtures", "2", "--steps", "1", "--learning-rate", "1e-9", "--average", "0"]
