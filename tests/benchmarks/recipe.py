@@ -50,7 +50,6 @@ RECIPES = {
     "plain": PLAIN,
     "no colour": {"colour": 0.0},
     "no polarity": {"polarity": 0.0},
-    "polarity": {"polarity": 0.5},
     "colour 0.2": {"colour": 0.2},
     "colour 0.45": {"colour": 0.45},
     "no speed": {"speed": 0.0},
