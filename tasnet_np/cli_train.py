@@ -64,6 +64,8 @@ def add_train(commands):
     added.add_argument("--manifest", metavar="FILE", help="what tasnet-np prepare wrote, instead of folders")
     added.add_argument("--out", metavar="RUN", required=True, help="folder for the run")
     added.add_argument("--preset", help="small, paper or origin (small)")
+    added.add_argument("--non-causal", action="store_true", help="the preset for files only: it hears the whole "
+                       "recording at once (gLN), which is better, but cannot stream")  # fmt: skip
     added.add_argument("--from", dest="start", metavar="MODEL", help="fine-tune this run or .npz file, or `pretrained`")
     added.add_argument("--minutes", type=float, help="stop after so many minutes (10, if no --steps)")
     added.add_argument("--steps", type=int, help="stop after so many steps")
@@ -126,7 +128,7 @@ def _train(options):
     how = {"minutes": options.minutes, "steps": options.steps, "path": options.path, "quiet": options.quiet}
     how |= {"cache_bytes": round(options.cache_mb * 1e6), "workers": options.workers}
     how["device"] = compute_as(options)
-    sources = (options.speech, options.noise, options.rooms, options.manifest, options.start, options.preset)
+    sources = (options.speech, options.noise, options.rooms, options.manifest, options.start, options.preset, options.non_causal)
     if options.resume:
         if chosen or any(sources):
             raise UserError("--resume continues a run as it began: give only --out, --minutes, --steps")
@@ -140,6 +142,10 @@ def _train(options):
             raise UserError("--rooms, --share, --hold-out: the manifest decides; give them to tasnet-np prepare")
         start = options.start and find(options.start)
         config = None if start and not options.preset else Config.preset(options.preset or "small")
+        if options.non_causal:
+            if start:
+                raise UserError("--non-causal: --from decides the architecture; leave one of them out")
+            config = config.non_causal()
         finished = train(
             options.speech, options.noise, options.out, config, Recipe(**chosen), **how,
             rooms=options.rooms, prepared=options.manifest, start=start,

@@ -61,6 +61,10 @@ class Config:
             raise ValueError(f"no preset {name!r}: choose one of {', '.join(PRESETS)}")
         return PRESETS[name]
 
+    def non_causal(self):
+        """The same sizes where every block sees the future and the norms the whole recording, for files only."""
+        return dataclasses.replace(self, norm="gLN", causal=False, lookahead_blocks=0)
+
     def __post_init__(self):
         for name in _SIZES:
             value = getattr(self, name)

@@ -1,5 +1,6 @@
 """The commands as a user types them: what they print, what they write, and how they refuse."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -129,6 +130,18 @@ def test_evaluate_on_other_recordings_uses_all_of_them(recordings, trained, tmp_
     printed = capsys.readouterr()
     assert "held out" not in printed.err
     assert len(printed.out.splitlines()) == 8
+
+
+def test_a_non_causal_model_is_for_files(recordings, noisy, tmp_path, capsys):
+    run, folders = tmp_path / "run", ["--speech", str(recordings / "speech"), "--noise", str(recordings / "noise")]
+    recipe = ["--seconds", "0.2", "--batch", "1", "--validation-mixtures", "1", "--steps", "1"]
+    assert main(["train", *folders, *recipe, "--out", str(run), "--non-causal"]) == 0
+    config = Config(**json.loads((run / "config.json").read_text())["config"])
+    assert config == dataclasses.replace(Config(), norm="gLN", causal=False)
+    assert main(["denoise", str(noisy), "--model", str(run), "-o", str(tmp_path / "out.wav")]) == 0
+    assert soundfile.info(tmp_path / "out.wav").frames == 4000
+    assert main(["train", *folders, "--out", str(tmp_path / "tuned"), "--from", "pretrained", "--non-causal"]) == 2
+    assert "--non-causal: --from decides the architecture" in capsys.readouterr().err
 
 
 def test_denoise_improves_a_held_out_mixture_and_keeps_its_level(recordings, trained, tmp_path, capsys):
@@ -350,8 +363,6 @@ def test_prepare_and_manifests_that_make_no_sense(capsys, recordings, tmp_path):
 
 def test_options_of_train_are_those_of_the_recipe():
     """Every field is an option, and the help says the default that the field has."""
-    import dataclasses
-
     from tasnet_np.cli_train import RECIPE
 
     defaults = {field.name: field.default for field in dataclasses.fields(Recipe)}

@@ -32,12 +32,11 @@ from tasnet_np.optim import Adam
 from tasnet_np.train import Recipe, Trainer
 
 SMALL, ORIGIN = Config.preset("small"), Config.preset("origin")
-AS_GLN = {"norm": "gLN", "causal": False, "lookahead_blocks": 0}
 CASES = {  # config, batch; two seconds each
     "small, cLN": (SMALL, 32),
-    "small, gLN": (dataclasses.replace(SMALL, **AS_GLN), 32),
+    "small, gLN": (SMALL.non_causal(), 32),
     "origin, cLN": (ORIGIN, 16),
-    "origin, gLN": (dataclasses.replace(ORIGIN, **AS_GLN), 16),
+    "origin, gLN": (ORIGIN.non_causal(), 16),
 }
 INFERENCE_SECONDS = 10
 PARITY_DB = 1e-3
