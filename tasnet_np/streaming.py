@@ -134,7 +134,7 @@ class Streamer:
         if c.norm == "gLN":
             raise ValueError(
                 "this model cannot be streamed: its norm is gLN, whose mean and variance are those of "
-                'the whole recording; train one with norm="cLN" or "channel"'
+                'the whole recording; train one without --non-causal (norm="cLN" or "channel")'
             )
         if not isinstance(channels, int) or channels < 1:
             raise ValueError(f"channels must be a whole number of at least 1, not {channels!r}")
