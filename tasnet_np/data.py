@@ -201,11 +201,10 @@ class Mixer:
         rng = np.random.default_rng([self.seed, step, i])
         for _ in range(ATTEMPTS):
             try:
-                if self.corpus.pairs and _happens(self.augmentation.pairs, rng):
-                    example = self._recorded_pair(rng)
-                else:
-                    example = self._mixed(rng)
-                return self._turned(*example, rng)
+                as_recorded = self.corpus.pairs and _happens(self.augmentation.pairs, rng)
+                mixture, sources, *about = self._recorded_pair(rng) if as_recorded else self._mixed(rng)
+                sign = -1 if _happens(self.augmentation.polarity, rng) else 1  # the same to an ear, but not to a network
+                return sign * mixture, sign * sources, *about
             except UserError as error:
                 problem = error
         raise UserError(f"{ATTEMPTS} recordings in a row cannot be used, the last one: {problem}")
@@ -243,12 +242,6 @@ class Mixer:
         if _happens(a.clipping, rng):
             mixture = overload(mixture, np.exp(rng.uniform(*np.log(OVERLOADED))))
         return mixture, sources, snr_db, f"{speaker} + {' + '.join(names)} at {snr_db:+.1f} dB"
-
-    def _turned(self, mixture, sources, snr_db, name, rng):
-        """An example, upside down at random: nobody hears it, but not every network is odd."""
-        if _happens(self.augmentation.polarity, rng):
-            return -mixture, -sources, snr_db, name
-        return mixture, sources, snr_db, name
 
     def _at_a_speed(self, draw, rng):
         """`draw(n)` cut to the mixer's length, played faster or slower at random."""
