@@ -29,10 +29,22 @@ import numba.core.event
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-# 'reassoc' and 'contract' let sums run in vector registers. Unlike fastmath=True they keep NaN and Inf.
-cpu_kernel = numba.njit(
-    cache=True, nogil=True, fastmath={"reassoc", "contract"}, error_model="numpy"
-)
+
+@cache
+def _version_of_helpers():
+    here = Path(__file__).parent
+    text = b"".join((here / name).read_bytes() for name in ("device.py", "product.py"))
+    return f"{zlib.crc32(text):08x}"
+
+
+def cpu_kernel(function):
+    """A function compiled by Numba for the CPU, by its first call, and kept on disk."""
+    # A kernel in Numba's cache on disk does not notice an edit in another file: so the name knows this one.
+    function.__qualname__ += f"_{_version_of_helpers()}"
+    # 'reassoc' and 'contract' let sums run in vector registers. Unlike fastmath=True they keep NaN and Inf.
+    return numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"}, error_model="numpy")(function)
+
+
 
 _threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
@@ -317,18 +329,10 @@ def _with_real_names(function, names):
             names[name] = real(function.__globals__[name])
     cells = [types.CellType(real(cell.cell_contents)) for cell in function.__closure__ or ()]
     copy = types.FunctionType(function.__code__, names, function.__name__, None, tuple(cells))
-    # A kernel in numba's cache on disk does not notice an edit in another file: so the name knows this one.
     copy.__qualname__ = f"{function.__qualname__}_{_version_of_helpers()}"
     copy.__module__ = function.__module__
     names["__name__"] = function.__module__
     return copy
-
-
-@cache
-def _version_of_helpers():
-    here = Path(__file__).parent
-    text = b"".join((here / name).read_bytes() for name in ("device.py", "product.py"))
-    return f"{zlib.crc32(text):08x}"
 
 
 _stream = 0  # where launches go: the default stream, or a graph that is being captured
@@ -496,6 +500,11 @@ def zeros(shape, like):
     array = empty(shape, like)
     _fill_cuda[tiles(array.size), THREADS](array.reshape(-1))
     return array
+
+
+def contiguous(array):
+    """The array, or a copy, with its numbers in memory in the order of its shape, as most kernels expect it."""
+    return array if on_gpu(array) else np.ascontiguousarray(array)
 
 
 def move(array, device):

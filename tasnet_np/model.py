@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tasnet_np.device import (
-    each, each_in_order, get_threads, move, on_gpu, over_tiles, stack, unstack, window, zeros,
+    contiguous, each, each_in_order, get_threads, move, on_gpu, over_tiles, stack, unstack, window, zeros,
 )  # fmt: skip
 from tasnet_np.layers import PATHS, Layer, OpLayer
 from tasnet_np.ops.tcn_block import TILE, tcn_blocks_inference
@@ -550,7 +550,7 @@ class ConvTasNet(Layer):
             return tcn_blocks_inference(x, skips, [(block.arrays, block.op.settings) for block in self.blocks])[1]
         for block in self.blocks:
             x, skips = block.forward(x, skips, keep=keep)
-        return skips
+        return contiguous(skips)
 
     def _forward_masks(self, skips, keep):
         logits = self.mask.forward(self.prelu.forward(skips, keep=keep), keep=keep)  # (B, C*N, T)
@@ -582,7 +582,7 @@ class ConvTasNet(Layer):
         dx = zeros((len(dskips), self.config.bottleneck, dskips.shape[2]), like=dskips)
         for block in reversed(self.blocks):
             dx, dskips = block.backward(dx, dskips)
-        return self.norm.backward(self.bottleneck.backward(dx))
+        return self.norm.backward(self.bottleneck.backward(contiguous(dx)))
 
     # The decoder, one for all sources or one for each: frames -> samples.
 

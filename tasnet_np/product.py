@@ -1,6 +1,6 @@
-"""The matrix product on a GPU, written once for all ops that need one:  Z[m, n] = sum_k  L[m, k] * R[k, n].
+"""The matrix product, where its ends are what counts: on a GPU for all ops, on a CPU for the fused block.
 
-An op says with three small functions how an entry of L and of R is found, and what becomes of an entry of Z. So a
+On a GPU it is written once for all ops that need one:  Z[m, n] = sum_k  L[m, k] * R[k, n].  An op says with three small functions how an entry of L and of R is found, and what becomes of an entry of Z. So a
 transpose, an activation or a bias costs no pass over memory of its own.
 
     left(arrays, b, m, k)                  entry of L for example b
@@ -25,11 +25,25 @@ Sums. A product over time (a weight's gradient) has few entries and many k: ther
 `pieces`, each block sums one piece, and z counts the pieces of all examples. The caller adds up the parts in a second
 step. Optionally, a block also sums over its rows the pair that `finish` returned for each frame (what the norms
 need), or sums L over its k for each row (a bias's gradient). Nothing is summed in an order that could change.
+
+On a CPU most ops leave their products to BLAS. The fused block cannot: it works on some frames at a time, while they are
+in the cache, and all of it is one compiled call. Its products are functions that a kernel calls, y = x w^T for some
+frames and y += x^T w over some frames. They use register blocking, too. A tile of y, FRAMES rows of WIDE vectors, stays in
+registers while k goes from first to last; for each k, a row of w is read into WIDE vectors, and each of them is
+multiplied by FRAMES numbers of x: two loads serve FRAMES * WIDE vector multiplications, which are what takes the time. A
+compiler does not find this by itself; so the tile is put together from LLVM's instructions here (`_Tile`), for the
+vectors of the processor at hand. w is copied before into the order in which it is read (`panels`), and serves all frames.
 """
 
+import llvmlite.binding
+import numba
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
-from tasnet_np.device import ALIGNS, SIMULATED, cuda, cuda_function, cuda_kernel, tiles
+from tasnet_np.device import ALIGNS, SIMULATED, cpu_kernel, cuda, cuda_function, cuda_kernel, tiles
 
 EACH = 2 if SIMULATED else 8  # entries of Z in both directions for one thread
 ROWS = 8 if SIMULATED else 64  # of a block's tile of Z
@@ -216,3 +230,197 @@ def _kernel(left, right, finish, COLUMNS, left_along_k, right_along_k, frame_sum
                         parts[0][z, m] = rows[i]
 
     return product
+
+
+# On a CPU: y = x w^T, and sums y += x^T w over time; x (T, K) and y (T, M) are frames first. See the end of the docstring.
+
+
+def _vector_bytes():
+    """Of a vector register, by what Numba compiles for."""
+    features = numba.config.CPU_FEATURES or llvmlite.binding.get_host_cpu_features().flatten()
+    return 64 if "+avx512f" in features else 32
+
+
+VECTOR = _vector_bytes()
+FRAMES = 8 if VECTOR == 64 else 4  # rows of a tile of y: there are 32 or 16 registers
+WIDE = 2  # vectors in a row of a tile
+
+
+@cpu_kernel
+def panels(w):
+    """w (M, K) in the order in which `product` reads it: pieces of its rows, (pieces, K, columns of a tile).
+
+    Where the rows do not fill the last piece, it overlaps its neighbour.
+    """
+    M, K = w.shape
+    columns = min(M, WIDE * VECTOR // w.itemsize)
+    arranged = np.empty(((M + columns - 1) // columns, K, columns), w.dtype)
+    for p in range(len(arranged)):
+        top = min(p * columns, M - columns)
+        for j in range(columns):
+            row = w[top + j]
+            for k in range(K):
+                arranged[p, k, j] = row[k]
+    return arranged
+
+
+@cpu_kernel
+def panels_transposed(w):
+    """The same of w^T, for w (K, M)."""
+    K, M = w.shape
+    columns = min(M, WIDE * VECTOR // w.itemsize)
+    arranged = np.empty(((M + columns - 1) // columns, K, columns), w.dtype)
+    for p in range(len(arranged)):
+        left = min(p * columns, M - columns)
+        for k in range(K):
+            line, row = arranged[p, k], w[k, left : left + columns]
+            for j in range(columns):
+                line[j] = row[j]
+    return arranged
+
+
+def _multiply(y, x, w):
+    """y = x w, for a tile y that stays in registers meanwhile."""
+    y[:] = x @ w
+
+
+def _add_over_time(y, x, w):
+    """y += x^T w, for a tile y that stays in registers meanwhile."""
+    y += x.T @ w
+
+
+if not numba.config.DISABLE_JIT:
+
+    @intrinsic
+    def _multiply(typing, y, x, w):  # noqa: F811
+        """y = x w: (FRAMES, WIDE vectors) = (FRAMES, K) (K, WIDE vectors), in LLVM's own language."""
+
+        def code(context, builder, signature, arguments):
+            tile = _Tile(context, builder, signature, arguments)
+            tile.clear()
+            with cgutils.for_range(builder, tile.length) as loop:
+                tile.add(loop.index, lambda t: tile.x(t, loop.index))
+            return tile.write()
+
+        return types.void(y, x, w), code
+
+    @intrinsic
+    def _add_over_time(typing, y, x, w):  # noqa: F811
+        """y += x^T w: (FRAMES, WIDE vectors) += (K, FRAMES)^T (K, WIDE vectors)."""
+
+        def code(context, builder, signature, arguments):
+            tile = _Tile(context, builder, signature, arguments)
+            tile.read()
+            with cgutils.for_range(builder, tile.length) as loop:
+                tile.add(loop.index, lambda t: tile.x(loop.index, t))
+            return tile.write()
+
+        return types.void(y, x, w), code
+
+
+class _Tile:
+    """Writes LLVM's instructions for a product with FRAMES rows of WIDE vectors.
+
+    For every k, a row of w is read into WIDE vectors; then, for each row t, one number of x times them is added
+    to WIDE sums. These FRAMES * WIDE vectors are variables of which LLVM makes registers.
+    """
+
+    def __init__(self, context, builder, signature, arguments):
+        (kind, _, _), self.builder = signature.args, builder
+        self.arrays = [
+            context.make_array(array)(context, builder, value) for array, value in zip(signature.args, arguments)
+        ]
+        self.size = kind.dtype.bitwidth // 8
+        self.lanes = VECTOR // self.size
+        self.vector = ir.VectorType(context.get_data_type(kind.dtype), self.lanes)
+        self.integer = context.get_value_type(types.intp)
+        self.nothing = context.get_dummy_value()
+        self.length = cgutils.unpack_tuple(builder, self.arrays[2].shape)[0]
+        self.sums = {
+            (t, v): cgutils.alloca_once(builder, self.vector) for t in range(FRAMES) for v in range(WIDE)
+        }
+
+    def clear(self):
+        for total in self.sums.values():
+            self.builder.store(self.vector(None), total)
+
+    def read(self):
+        for (t, v), total in self.sums.items():
+            self.builder.store(self.builder.load(self._vector_at(0, t, v), align=self.size), total)
+
+    def add(self, k, factor_of):
+        row = [self.builder.load(self._vector_at(2, k, v), align=self.size) for v in range(WIDE)]
+        for t in range(FRAMES):
+            factor = self._everywhere(factor_of(t))
+            for v in range(WIDE):
+                term = self.builder.fmul(factor, row[v], flags=["contract"])
+                total = self.builder.fadd(self.builder.load(self.sums[t, v]), term, flags=["contract"])
+                self.builder.store(total, self.sums[t, v])
+
+    def write(self):
+        for (t, v), total in self.sums.items():
+            self.builder.store(self.builder.load(total), self._vector_at(0, t, v), align=self.size)
+        return self.nothing
+
+    def x(self, row, column):
+        return self.builder.load(self._at(1, row, column))
+
+    def _at(self, array, row, column):
+        """Where a number of array 0, 1 or 2 (y, x, w) is: neighbours in a row are neighbours in memory."""
+        row, column = (i if isinstance(i, ir.Value) else self.integer(i) for i in (row, column))
+        bytes_a_row = cgutils.unpack_tuple(self.builder, self.arrays[array].strides)[0]
+        start = self.builder.mul(row, self.builder.sdiv(bytes_a_row, self.integer(self.size)))
+        return self.builder.gep(self.arrays[array].data, [self.builder.add(start, column)])
+
+    def _vector_at(self, array, row, v):
+        return self.builder.bitcast(self._at(array, row, v * self.lanes), self.vector.as_pointer())
+
+    def _everywhere(self, number):
+        unknown = self.vector(ir.Undefined)
+        one = self.builder.insert_element(unknown, number, ir.IntType(32)(0))
+        return self.builder.shuffle_vector(one, unknown, ir.VectorType(ir.IntType(32), self.lanes)(None))
+
+
+@cpu_kernel
+def product(y, x, w):
+    """y = x w^T for all frames: (T, M) = (T, K) (K, M), w as `panels`.
+
+    What does not fill a last tile is made with some of its neighbours once more; less than one tile is made
+    number by number.
+    """
+    (T, M), (count, K, columns) = y.shape, w.shape
+    for p in range(count):
+        left = min(p * columns, M - columns)
+        part, panel = y[:, left : left + columns], w[p]
+        if T < FRAMES or columns < WIDE * VECTOR // y.itemsize:
+            part[:] = 0
+            for t in range(T):
+                for k in range(K):
+                    for j in range(columns):
+                        part[t, j] += x[t, k] * panel[k, j]
+            continue
+        for first in range(0, T, FRAMES):
+            first = min(first, T - FRAMES)
+            _multiply(part[first : first + FRAMES], x[first : first + FRAMES], panel)
+
+
+@cpu_kernel
+def add_product_over_time(y, x, w):
+    """y += x^T w: (M, N) += (T, M)^T (T, N), a sum over the frames. What does not fill a tile is made number by number."""
+    M, N = y.shape
+    columns = WIDE * VECTOR // y.itemsize
+    whole_rows, whole_columns = M // FRAMES * FRAMES, N // columns * columns
+    panel = np.empty((len(w), columns), w.dtype)
+    for left in range(0, whole_columns, columns):
+        for t in range(len(w)):
+            line, row = panel[t], w[t, left : left + columns]
+            for j in range(columns):
+                line[j] = row[j]
+        for top in range(0, whole_rows, FRAMES):
+            _add_over_time(y[top : top + FRAMES, left : left + columns], x[:, top : top + FRAMES], panel)
+    for m in range(M):
+        first = whole_columns if m < whole_rows else 0
+        if first < N:
+            for t in range(len(x)):
+                for j in range(first, N):
+                    y[m, j] += x[t, m] * w[t, j]

@@ -11,7 +11,7 @@ from tasnet_np.device import get_threads, set_threads
 from tasnet_np.gradcheck import (
     CASES, TOLERANCE, check_gradients, check_op, relative_error, upstream,
 )  # fmt: skip
-from tasnet_np.ops import OPS
+from tasnet_np.ops import OPS, tcn_block
 from tasnet_np.ops.norms import cumulative_layer_norm_backward_ref, global_layer_norm_backward_ref
 
 FLOAT32 = 1e-5  # largest error of a float32 kernel, relative to the largest value
@@ -306,3 +306,23 @@ def test_arrays_that_do_not_fit_are_refused(call, error, words):
     with pytest.raises(error) as caught:
         call(lambda *shape: np.zeros(shape))
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("dilation, lookahead", [(1, 0), (100, 0), (100, 130), (300, 250), (700, 0)])
+@pytest.mark.parametrize("norm", ["global_layer_norm", "cumulative_layer_norm", "channel_layer_norm"])
+def test_a_block_is_its_reference_over_pieces_and_tiles_of_the_cpu(norm, dilation, lookahead):
+    """The sizes in the table are small: here the frames take several pieces, and the products have whole tiles and rests."""
+    op, T = OPS["tcn_block"], 2 * tcn_block.PIECE + tcn_block.SOME + 7
+    H, C, Sc, K = 70, 35, 40, 3
+    rng = np.random.default_rng(0)
+    shapes = (1, C, T), (1, Sc, T), (H, C), H, 1, H, H, (H, K), H, 1, H, H, (Sc, H), Sc, (C, H), C
+    arrays = [0.5 * rng.standard_normal(shape) for shape in shapes]
+    settings = {"norm": norm, "dilation": dilation, "lookahead": lookahead}
+    expected = op.forward_ref(*arrays, **settings)
+    y, cache = op.forward(*arrays, **settings)
+    for actual, wanted in zip(y, expected, strict=True):
+        np.testing.assert_allclose(actual, wanted, rtol=1e-9, atol=1e-9)
+    dy = tuple(rng.standard_normal(part.shape) for part in y)
+    expected = op.backward_ref(dy, *arrays, **settings)
+    for actual, wanted in zip(op.backward(dy, cache), expected, strict=True):
+        np.testing.assert_allclose(actual, wanted, rtol=1e-8, atol=1e-8 * np.abs(wanted).max())

@@ -426,8 +426,16 @@ assert after_editing_the_caller == 2
 
 # %% [markdown]
 # The remedy is a rule of the house: a cached kernel calls no compiled function of another file. Repeating
-# three lines, as the offset of a tap is in this library, is the lesser evil.
-#
+# three lines, as the offset of a tap is in this library, is the lesser evil. There is one exception, the matrix products
+# of [product.py](../tasnet_np/product.py). So `cpu_kernel` puts a checksum of that file into the name under which a
+# kernel is kept:
+
+# %%
+name, version = depthwise._depthwise_forward_cpu.__qualname__.rsplit("_", 1)
+assert name == "_depthwise_forward_cpu"
+assert len(version) == 8 and int(version, 16)  # CRC-32, in hexadecimal digits
+
+# %% [markdown]
 # ## Many threads: `prange`
 #
 # `prange` cuts the range of a loop into one piece for each thread. All pieces run at the same time. This is
@@ -660,18 +668,21 @@ op_by_op = {
     "expand": 1, "its bias": 2, "prelu": 2, "norm": 3, "depthwise": 2, "prelu ": 2, "norm ": 3,
     "skip": 1, "residual": 1,
 }  # fmt: skip
-fused = {"expand": 1, "bias, prelu, sums": 2, "norm, depthwise, prelu, sums": 2, "skip and residual": 1}
+fused = {"expand, bias, prelu, sums": 1, "norm": 1}  # the rest takes place in the cache
 assert sum(op_by_op.values()) == 17
-assert sum(fused.values()) == 6
+assert sum(fused.values()) == 2
 
 # %% [markdown]
-# 17 trips against 6. The trick is always the same: while a row is in the processor's cache, do all that can
-# be done with it. A norm needs its sums before it can begin, so the sums are made by whoever writes the
-# row. The second norm is never carried out at all; the docstring of `tcn_block.py` derives it.
+# 17 trips against 2. The trick is always the same: while some frames are in the processor's cache, do all that can
+# be done with them. A norm needs its sums before it can begin, so the sums are made by whoever writes the
+# frames: that is where `a`, the output of "expand", has to be written and read. All else follows it for 128 frames at a time,
+# down to the matrix product with the weights of skip and residual. For that the block stores its arrays frames first, (T, H),
+# and has a matrix product of its own, which a kernel can call: see below. The second norm is never carried out at all;
+# the docstring of `tcn_block.py` derives it.
 #
-# The backward saves trips, too. It keeps only `x` and `a` (the output of "expand"), and for each frame the mean and
-# the factor of both norms. The arrays in between are never stored: it computes them again from `a`, row by row, while
-# the row is in the cache.
+# The backward saves trips, too. It keeps only `x` and `a`, and for each frame the mean and
+# the factor of both norms. The arrays in between are never stored: it computes them again from `a`, while
+# the frames are in the cache.
 #
 # Is it still the same block? We run one block of the model on all three paths (NumPy formulas, op by
 # op, fused), forward and backward, in float64.
@@ -745,9 +756,13 @@ assert all(intensity[name] < 5 for name in set(intensity) - PRODUCTS)
 
 # %% [markdown]
 # Two kinds of stages, far apart. Matrix products do more than 20 operations per byte: they are bound by
-# arithmetic, and BLAS does them as well as they can be done. All other stages do fewer than 5: they are
+# arithmetic. All other stages do fewer than 5: they are
 # bound by memory, on all processors of today. Fusing is for these. It does not make them compute faster; it
 # makes fewer trips.
+#
+# The ceiling is that of the product in NumPy's BLAS. The block's own products, in `product.py`, come close to it or
+# pass it: they are small, and BLAS, which cannot know that the same weights come again for the next frames, arranges them
+# anew in each call.
 
 # %%
 fig, ax = plt.subplots(figsize=(7.5, 4))

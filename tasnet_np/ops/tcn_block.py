@@ -4,12 +4,13 @@ A block is expand -> PReLU -> norm -> depthwise -> PReLU -> norm -> residual and
 of its own in the files beside this one. Run one by one, they read and write the H x T numbers inside the
 block a dozen times, and on a CPU that costs more than the arithmetic. Here the same formulas are grouped:
 
-    a  = We x                          matrix product
-    a += be, p = prelu(a), sums of p and p^2 over the channels of each frame            one pass
-    m1, r1 from the sums                                                                T numbers
-    z  = prelu(d), d = depthwise(gamma1 (p - m1) r1 + beta1), sums of z and z^2         one pass
+    a  = We x + be                     a product; p = prelu(a) and the sums of p and p^2 over the channels of each frame
+    m1, r1 from the sums               T numbers
+    n  = gamma1 (p - m1) r1 + beta1
+    d  = depthwise(n)
+    z  = prelu(d)                      with the sums of z and z^2
     m2, r2 from the sums
-    y  = W2 z                          residual and skip as one product of their rows
+    y  = W2 z                          a product, with the rows of residual and skip
     x' = x + residual, skips' = skips + skip
 
 Any of the three norms is, for a frame t, a mean m[t] and a factor r[t]: only how they follow from the sums
@@ -32,19 +33,30 @@ over the channels of each frame,
 
     dv = -1/2 r sum g xhat,     dm = -sum g - 2 m dv
 
-and A and D collect dm / n and 2 dv / n of the frames that a frame is part of. So one pass makes the two sums; one
-more goes back through PReLU, the depthwise convolution, gamma1 and r1, a channel at a time, and makes the same
-sums for the first norm; the last one ends at da:
+and A and D collect dm / n and 2 dv / n of the frames that a frame is part of. So the first step makes g and the two
+sums; one more goes back through PReLU, the depthwise convolution, gamma1 and r1, and makes the same sums for the first
+norm; the last one ends at da:
 
     dWe = da x^T      dbe = sum_t da      dx = dx' + We^T da
 
-What is kept for the backward is x and a, and for each frame m and r. The normalised rows, d and z are computed
-again from a: H + B numbers per frame instead of 6 H + B, and what is never written need not be read.
+With xhat1 = (p - m1) r1, a tap k of the depthwise convolution that saw frame t + o of n in frame t of d has
 
-On a GPU, d is kept, too, and the same passes are grouped around the products, whose tiles find their entries and use
-their results as they come: the bias, the sums for the first norm and the residual are the ends of products; prelu(d)
-and xhat2 are made where a product reads them; dy r2 is never made, as r2 scales a frame of the result as well. Sums
-over the channels of a frame are in parts, one for each row of tiles, which the scan of norms.py adds up in their order.
+    X[k] = sum_t dd[t] xhat1[t + o],    S[k] = sum_t dd[t]      over the frames t for which there is a frame t + o
+    dwd[k] = gamma1 X[k] + beta1 S[k]   dgamma1 = sum_k wd[k] X[k]   dbeta1 = sum_k wd[k] S[k]
+
+What is kept for the backward is x and a, and for each frame m and r. n, d and z are computed again from a: H + B numbers
+per frame instead of 6 H + B, and what is never written need not be read.
+
+On a CPU, arrays are frames first, (T, channels). SOME frames at a time go through all steps up to the next sums,
+products included (product.py), while they are in the cache. (The first design had channels first and BLAS's products
+between passes over all frames: as fast for one example with large layers, slower for all else, because BLAS reads from
+memory what the passes wrote, and because threads that meet in Python twenty times a block wait for each other.)
+
+On a GPU, arrays are channels first like everywhere else, and d is kept, too. The same steps are grouped around the
+products, whose tiles find their entries and use their results as they come: the bias, the sums for the first norm and
+the residual are the ends of products; prelu(d) and xhat2 are made where a product reads them; dy r2 is never made, as r2
+scales a frame of the result as well. Sums over the channels of a frame are in parts, one for each row of tiles, which
+the scan of norms.py adds up in their order.
 """
 
 import math
@@ -57,11 +69,14 @@ from tasnet_np.device import (
     over_tiles, sizes, sum_parts, tiles,
 )  # fmt: skip
 from tasnet_np.ops import depthwise, elementwise, norms, pointwise
-from tasnet_np.product import ROWS, Product, frames, pieces_of, weight, weight_transposed
+from tasnet_np.product import (
+    ROWS, Product, add_product_over_time, frames, panels, panels_transposed, pieces_of, product, weight, weight_transposed,
+)  # fmt: skip
 
 EPS = norms.EPS
-GROUP = 16  # channels summed in the arrays' own precision before their sum goes to a float64 one
 TILE = 1024  # frames that one thread takes at a time in inference
+PIECE = 512  # frames after which the memory of the normalised ones begins anew
+SOME = 128  # frames that go from one step of a kernel to the next
 NORMS = {"global_layer_norm": 0, "cumulative_layer_norm": 1, "channel_layer_norm": 2}
 CHANNELS = 16  # that a block of threads on a GPU goes through
 LANES = min(32, THREADS // 4)  # threads that share a sum
@@ -115,39 +130,35 @@ def tcn_block_backward_ref(
     return dx + dx_expand, dskips, *inner, *dskip, *dresidual
 
 
-# The kernels, forward. s and q are the sums of a frame's values and of their squares, in float64; a few rows at a
-# time are summed in the arrays' own precision first, which takes half the time. All wide loops run over one row,
-# from 0, with what does not change held in a local: that is what lets the compiler use vector instructions.
+# The kernels, forward. Here arrays are frames first, (T, channels): the channels of a frame lie side by side. So every
+# wide loop runs over the channels of one frame, what belongs to a frame (m, r, A, D) is one number in it, and a
+# convolution over time reads whole frames. The frames go from one step to the next SOME at a time, in the cache.
 
 
 @cpu_kernel
-def _add_up_cpu(s, q, some, others):
-    """Move the sums of some rows, in the arrays' own precision, to those in float64."""
-    for t in range(len(s)):
-        s[t] += some[t]
-        q[t] += others[t]
-    some[:] = 0
-    others[:] = 0
-
-
-@cpu_kernel
-def _expand_forward_cpu(a, s, q, b, alpha, start, stop):
-    """a += b in place, and the sums of p = prelu(a), for the frames from start to stop."""
-    slope = alpha[0]
-    s, q = s[start:stop], q[start:stop]
-    s[:] = 0
-    q[:] = 0
-    some, squares = np.zeros(stop - start, a.dtype), np.zeros(stop - start, a.dtype)
-    for c in range(len(a)):
-        row, bias = a[c, start:stop], b[c]
-        for t in range(len(row)):
-            value = row[t] + bias
-            row[t] = value
+def _first_prelu_forward_cpu(s, q, a, b, alpha):
+    """a += b in place, and the sums s of p = prelu(a) and q of p^2."""
+    slope, zero = alpha[0], a.dtype.type(0)
+    for t in range(len(a)):
+        row = a[t]
+        total = squares = zero
+        for c in range(len(row)):
+            value = row[c] + b[c]
+            row[c] = value
             value = value if value > 0 else slope * value
-            some[t] += value
-            squares[t] += value * value
-        if c % GROUP == GROUP - 1 or c == len(a) - 1:
-            _add_up_cpu(s, q, some, squares)
+            total += value
+            squares += value * value
+        s[t] = total
+        q[t] = squares
+
+
+@cpu_kernel
+def _expand_forward_cpu(a, s, q, x, we, b, alpha, start, stop):
+    """a = We x + b, and the sums of prelu(a), for the frames from start to stop."""
+    for first in range(start, stop, SOME):
+        last = min(first + SOME, stop)
+        product(a[first:last], x[first:last], we)
+        _first_prelu_forward_cpu(s[first:last], q[first:last], a[first:last], b, alpha)
 
 
 @cpu_kernel
@@ -176,38 +187,65 @@ def _statistics_forward_cpu(m, r, s, q, H, norm, eps):
 
 
 @cpu_kernel
-def _middle_forward_cpu(z, s, q, a, m, r, alpha1, gamma, beta, w, b, alpha2, taps, before, after, start):
-    """z = prelu(depthwise(norm(prelu(a)))) and its sums, one channel at a time.
+def _first_norm_forward_cpu(n, a, m, r, alpha, gamma, beta, start, stop, shift):
+    """Row t + shift of n = norm(prelu(a)) for the frames t from start to stop; zeros for frames outside of a."""
+    slope = alpha[0]
+    for t in range(start, stop):
+        out = n[t + shift]
+        if t < 0 or t >= len(a):
+            out[:] = 0
+            continue
+        row, mean, factor = a[t], m[t], r[t]
+        for c in range(len(row)):
+            p = row[c] if row[c] > 0 else slope * row[c]
+            out[c] = gamma[c] * ((p - mean) * factor) + beta[c]
 
-    z holds the frames from start on, as many as it has room for; a, m, r, s and q hold all frames.
-    The normalised row has `before` frames more on the left and `after` on the right, zeros outside of a.
-    """
-    (H, T), frames = a.shape, z.shape[1]
-    padded = np.zeros(before + frames + after, a.dtype)
-    low, high = max(0, start - before), min(T, start + frames + after)
-    n = padded[low - start + before : high - start + before]
-    m, r = m[low:high], r[low:high]
-    s, q = s[start : start + frames], q[start : start + frames]
-    slope1, slope2 = alpha1[0], alpha2[0]
-    s[:] = 0
-    q[:] = 0
-    some, squares = np.zeros(frames, a.dtype), np.zeros(frames, a.dtype)
-    for c in range(H):
-        row, out, weights = a[c, low:high], z[c], w[c]
-        scale, shift, bias = gamma[c], beta[c], b[c]
-        for t in range(len(row)):
-            p = row[t] if row[t] > 0 else slope1 * row[t]
-            n[t] = scale * ((p - m[t]) * r[t]) + shift
-        for t in range(np.uint64(frames)):
-            value = bias
+
+@cpu_kernel
+def _depthwise_forward_cpu(d, n, w, b, taps):
+    """d = depthwise(n): frame t sees rows t + taps[k] of n."""
+    for t in range(len(d)):
+        out = d[t]
+        for c in range(len(out)):
+            value = b[c]
             for k in range(len(taps)):
-                value += weights[k] * padded[t + taps[k]]
-            value = value if value > 0 else slope2 * value
-            out[t] = value
-            some[t] += value
-            squares[t] += value * value
-        if c % GROUP == GROUP - 1 or c == H - 1:
-            _add_up_cpu(s, q, some, squares)
+                value += w[k, c] * n[t + taps[k], c]
+            out[c] = value
+
+
+@cpu_kernel
+def _second_prelu_forward_cpu(z, s, q, d, alpha):
+    """z = prelu(d) and its sums."""
+    slope, zero = alpha[0], z.dtype.type(0)
+    for t in range(len(z)):
+        out, row = z[t], d[t]
+        total = squares = zero
+        for c in range(len(out)):
+            value = row[c] if row[c] > 0 else slope * row[c]
+            out[c] = value
+            total += value
+            squares += value * value
+        s[t] = total
+        q[t] = squares
+
+
+@cpu_kernel
+def _middle_forward_cpu(
+    y, s, q, n, a, m, r, alpha1, gamma, beta, w, b, alpha2, taps, before, after, w2, start, stop, ready,
+):  # fmt: skip
+    """y = W2 z, where z = prelu(depthwise(norm(prelu(a)))), and the sums of z, for the frames from start to stop.
+
+    n holds the normalised frames from start - before to stop + after; those before the frame `ready` are there already.
+    """
+    d, z = np.empty((SOME, a.shape[1]), a.dtype), np.empty((SOME, a.shape[1]), a.dtype)
+    for first in range(start, stop, SOME):
+        last = min(first + SOME, stop)
+        _first_norm_forward_cpu(n, a, m, r, alpha1, gamma, beta, ready, last + after, before - start)
+        ready = last + after
+        some_d, some_z = d[: last - first], z[: last - first]
+        _depthwise_forward_cpu(some_d, n[first - start :], w, b, taps)
+        _second_prelu_forward_cpu(some_z, s[first:last], q[first:last], some_d, alpha2)
+        product(y[first:last], some_z, w2)
 
 
 @cpu_kernel
@@ -225,31 +263,75 @@ def _fold_forward_cpu(w2, u, v, w, b, gamma, beta):
 
 
 @cpu_kernel
-def _join_forward_cpu(out, y, x, m, r, u, v, start, stop):
-    """out = x + r (y - m u) + v: the second norm's correction, and the residual or the skip sum."""
-    m, r = m[start:stop], r[start:stop]
-    for o in range(len(y)):
-        written, product, added = out[o, start:stop], y[o, start:stop], x[o, start:stop]
-        total, shift = u[o], v[o]
-        for t in range(len(m)):
-            written[t] = added[t] + (r[t] * (product[t] - m[t] * total) + shift)
+def _join_forward_cpu(x, skips, y, m, r, u, v, start, stop):
+    """x += r (y - m u) + v, and so for the skips: the second norm's correction, and the residual and skip sums.
+
+    In place: a loop that might write what it reads next from another array would not use vector instructions.
+    """
+    R = np.uint64(len(u) - skips.shape[1])
+    for t in range(start, stop):
+        mean, factor = m[t], r[t]
+        for o in range(R):
+            x[t, o] += factor * (y[t, o] - mean * u[o]) + v[o]
+        for o in range(np.uint64(skips.shape[1])):
+            skips[t, o] += factor * (y[t, R + o] - mean * u[R + o]) + v[R + o]
 
 
 # The kernels, backward. g is the gradient of a norm's xhat, times r; sg and sgx sum a frame's g and g * xhat.
 
 
 @cpu_kernel
-def _join_backward_cpu(dyr, e1, e2, dy, m, r):
-    """dyr = dy * r, and the sums e1 of dy and e2 of dy * r * m over time."""
-    for o in range(len(dy)):
-        row, scaled = dy[o], dyr[o]
-        total = weighted = e1.dtype.type(0)
-        for t in range(len(m)):
-            scaled[t] = row[t] * r[t]
-            total += row[t]
-            weighted += scaled[t] * m[t]
-        e1[o] = total
-        e2[o] = weighted
+def _scale_cpu(dyr, e1, e2, dy, m, r, column):
+    """The columns of dyr = dy * r from `column` on, and their sums e1 of dy and e2 of dy * r * m over time."""
+    column = np.uint64(column)
+    for t in range(len(dyr)):
+        mean, factor = m[t], r[t]
+        for o in range(np.uint64(dy.shape[1])):
+            scaled = dy[t, o] * factor
+            dyr[t, column + o] = scaled
+            e1[column + o] += dy[t, o]
+            e2[column + o] += scaled * mean
+
+
+@cpu_kernel
+def _second_norm_backward_cpu(
+    g, d, M, e1, e2, sg, sgx, n, dx_next, dskips, a, m1, r1, m2, r2, alpha1, gamma, beta, w, b, alpha2,
+    taps, before, after, w2, start, stop, ready,
+):  # fmt: skip
+    """g at the second norm and its sums sg and sgx, with xhat = (z - m) r, for the frames from start to stop.
+
+    On the way, d once more; and what these frames add to (dy r2) z^T, in M, to e1 and to e2. n and `ready` are
+    those of `_middle_forward_cpu`.
+    """
+    R, H = len(e1) - dskips.shape[1], a.shape[1]
+    z, dyr = np.empty((SOME, H), a.dtype), np.empty((SOME, len(e1)), a.dtype)
+    for first in range(start, stop, SOME):
+        last = min(first + SOME, stop)
+        _first_norm_forward_cpu(n, a, m1, r1, alpha1, gamma, beta, ready, last + after, before - start)
+        ready = last + after
+        some_z, some_dyr, some_g = z[: last - first], dyr[: last - first], g[first:last]
+        _depthwise_forward_cpu(d[first:last], n[first - start :], w, b, taps)
+        _second_prelu_forward_cpu(some_z, sg[first:last], sgx[first:last], d[first:last], alpha2)
+        if R:
+            _scale_cpu(some_dyr, e1, e2, dx_next[first:last], m2[first:last], r2[first:last], 0)
+        _scale_cpu(some_dyr, e1, e2, dskips[first:last], m2[first:last], r2[first:last], R)
+        add_product_over_time(M, some_dyr, some_z)
+        product(some_g, some_dyr, w2)
+        _sums_backward_cpu(sg[first:last], sgx[first:last], some_g, some_z, m2[first:last], r2[first:last])
+
+
+@cpu_kernel
+def _sums_backward_cpu(sg, sgx, g, z, m, r):
+    """The sums over the channels of g and of g * xhat, where xhat = (z - m) r."""
+    zero = z.dtype.type(0)
+    for t in range(len(z)):
+        row, gradient, mean = z[t], g[t], m[t]
+        total = total_x = zero
+        for c in range(len(row)):
+            total += gradient[c]
+            total_x += gradient[c] * (row[c] - mean)
+        sg[t] = total
+        sgx[t] = total_x * r[t]
 
 
 @cpu_kernel
@@ -261,23 +343,6 @@ def _fold_backward_cpu(M, dgamma, dbeta, e1, w, gamma, beta):
             dgamma[c] += row[c] * gradient[c]
             dbeta[c] += row[c] * total
             gradient[c] = gradient[c] * gamma[c] + total * beta[c]
-
-
-@cpu_kernel
-def _second_norm_backward_cpu(sg, sgx, g, z, m, r):
-    """The sums over the channels of g and of g * xhat, where xhat = (z - m) r."""
-    some, products = np.zeros(len(m), z.dtype), np.zeros(len(m), z.dtype)
-    sg[:] = 0
-    sgx[:] = 0
-    for c in range(len(z)):
-        row, gradient = z[c], g[c]
-        for t in range(len(row)):
-            some[t] += gradient[t]
-            products[t] += gradient[t] * (row[t] - m[t])
-        if c % GROUP == GROUP - 1 or c == len(z) - 1:
-            _add_up_cpu(sg, sgx, some, products)
-    for t in range(len(m)):
-        sgx[t] *= r[t]
 
 
 @cpu_kernel
@@ -306,146 +371,210 @@ def _statistics_backward_cpu(A, D, sg, sgx, m, r, H, norm):
 
 
 @cpu_kernel
-def _middle_backward_cpu(
-    g, dalpha2, dw, db, dgamma, dbeta, sg, sgx, a, A, D, m, r, alpha1, gamma, beta, w, b, alpha2,
-    taps, before, after,
-):  # fmt: skip
-    """From g at the second norm to g at the first one, in place, with the sums that it needs next.
-
-    In the forward pass, frame t of d saw frame t + taps[k] - before of n; so frame t of n is seen by the
-    frames t + before - taps[k] of d, which has `after` zeros on the left and `before` on the right here.
-    """
-    H, T = a.shape
-    slope1, slope2, zero, last = alpha1[0], alpha2[0], a.dtype.type(0), taps[len(taps) - 1]
-    padded_n, padded_dd = np.zeros((2, before + T + after), a.dtype)
-    n, dd = padded_n[before : before + T], padded_dd[after : after + T]
-    xhat = np.empty(T, a.dtype)
-    sg[:] = 0
-    sgx[:] = 0
-    some, products = np.zeros(T, a.dtype), np.zeros(T, a.dtype)
+def _second_prelu_backward_cpu(d, db, g, A, D, alpha):
+    """From g at the second norm to dd, the gradient of d, in the place of d, with its sum db; returns that of alpha."""
+    slope, zero = alpha[0], g.dtype.type(0)
     total_alpha = 0.0
-    for c in range(H):
-        row, gradient, weights = a[c], g[c], w[c]
-        scale, shift, bias = gamma[c], beta[c], b[c]
-        for t in range(T):  # once more what the forward pass did, up to d
-            p = row[t] if row[t] > 0 else slope1 * row[t]
-            xhat[t] = (p - m[t]) * r[t]
-            n[t] = scale * xhat[t] + shift
-        dslope = db_c = dgamma_c = dbeta_c = zero
-        for t in range(np.uint64(T)):
-            d = bias
-            for k in range(len(taps)):
-                d += weights[k] * padded_n[t + taps[k]]
-            # in the forward pass this was z = prelu(d), and its norm
-            dz = gradient[t] + A[t] + (d if d > 0 else slope2 * d) * D[t]
-            dslope += zero if d > 0 else dz * d
-            dz = dz if d > 0 else slope2 * dz
-            dd[t] = dz
-            db_c += dz
+    for t in range(len(g)):
+        gradient, row, add, times = g[t], d[t], A[t], D[t]
+        dslope = zero
+        for c in range(len(row)):  # in the forward pass this was z = prelu(d), and its norm
+            value = row[c]
+            dz = gradient[c] + add + (value if value > 0 else slope * value) * times
+            dslope += zero if value > 0 else dz * value
+            dz = dz if value > 0 else slope * dz
+            row[c] = dz
+            db[c] += dz
         total_alpha += dslope
-        db[c] = db_c
-        for t in range(np.uint64(T)):
-            # in the forward pass this was d[t] += w[k] * n[t + taps[k] - before]
-            dn = zero
-            for k in range(len(taps)):
-                dn += weights[k] * padded_dd[t + (last - taps[k])]
-            # and this was n = gamma * xhat + beta
-            dbeta_c += dn
-            dgamma_c += dn * xhat[t]
-            value = scale * dn * r[t]
-            gradient[t] = value
-            some[t] += value
-            products[t] += value * xhat[t]
-        dgamma[c] = dgamma_c
-        dbeta[c] = dbeta_c
-        for k in range(len(taps)):
-            upstream = padded_dd[last - taps[k] :]
-            with_xhat = alone = zero
-            for t in range(T):
-                with_xhat += upstream[t] * xhat[t]
-                alone += upstream[t]
-            dw[c, k] = scale * with_xhat + shift * alone
-        if c % GROUP == GROUP - 1 or c == H - 1:
-            _add_up_cpu(sg, sgx, some, products)
-    dalpha2[0] = total_alpha
+    return total_alpha
 
 
 @cpu_kernel
-def _expand_backward_cpu(g, dalpha, db, a, A, D, alpha):
-    """From g at the first norm to da, in place."""
+def _depthwise_backward_cpu(g, sg, sgx, of_taps, dd, a, m, r, alpha, gamma, w, taps):
+    """From dd to g at the first norm, with its sums; of_taps[k] sums dd * xhat over time, dd where tap k saw xhat.
+
+    In the forward pass, frame t of d saw row t + taps[k] of n; so a frame of n is seen by frames of d taps[k] earlier.
+    """
+    slope, zero, latest = alpha[0], g.dtype.type(0), taps[len(taps) - 1]
+    for t in range(len(g)):
+        gradient, row, mean, factor = g[t], a[t], m[t], r[t]
+        total = total_x = zero
+        for c in range(len(gradient)):
+            p = row[c] if row[c] > 0 else slope * row[c]
+            xhat = (p - mean) * factor
+            dn = zero
+            for k in range(len(taps)):
+                upstream = dd[t + (latest - taps[k]), c]
+                dn += w[k, c] * upstream
+                of_taps[k, c] += upstream * xhat
+            value = gamma[c] * dn * factor  # in the forward pass this was n = gamma * xhat + beta
+            gradient[c] = value
+            total += value
+            total_x += value * xhat
+        sg[t] = total
+        sgx[t] = total_x
+
+
+@cpu_kernel
+def _middle_backward_cpu(
+    g, dalpha2, dw, db, dgamma, dbeta, sg, sgx, d, a, A, D, m, r, alpha1, gamma, beta, w, alpha2,
+    taps, before, after,
+):  # fmt: skip
+    """From g at the second norm to g at the first one, in place, with the sums that it needs next. d becomes dd.
+
+    d has `after` frames more at the start and `before` at the end, where taps of others would have seen a: zeros.
+    """
+    T, H = a.shape
+    d[:after] = 0
+    d[after + T :] = 0
+    of_taps = np.zeros((len(taps), H), a.dtype)
+    db[:] = 0
+    total_alpha = 0.0
+    ready = 0
+    for first in range(0, T, SOME):
+        last = min(first + SOME, T)
+        until = min(T, last + before)
+        total_alpha += _second_prelu_backward_cpu(
+            d[ready + after : until + after], db, g[ready:until], A[ready:until], D[ready:until], alpha2
+        )
+        ready = until
+        _depthwise_backward_cpu(
+            g[first:last], sg[first:last], sgx[first:last], of_taps, d[first:], a[first:last], m[first:last],
+            r[first:last], alpha1, gamma, w, taps,
+        )  # fmt: skip
+    dalpha2[0] = total_alpha
+    dgamma[:] = 0
+    dbeta[:] = 0
+    seen = np.empty(H, a.dtype)  # the sum of dd over the frames in which tap k saw a frame, not a zero
+    for k in range(len(taps)):
+        offset = taps[k] - before
+        seen[:] = db
+        for t in range(T):
+            if t + offset < 0 or t + offset >= T:
+                for c in range(H):
+                    seen[c] -= d[t + after, c]
+        for c in range(H):
+            dw[c, k] = gamma[c] * of_taps[k, c] + beta[c] * seen[c]
+            dgamma[c] += w[k, c] * of_taps[k, c]
+            dbeta[c] += w[k, c] * seen[c]
+
+
+@cpu_kernel
+def _first_prelu_backward_cpu(da, db, g, a, A, D, alpha):
+    """From g at the first norm to da, whose sum is added to db; returns the gradient of alpha."""
     slope, zero = alpha[0], a.dtype.type(0)
     total_alpha = 0.0
-    for c in range(len(a)):
-        row, gradient = a[c], g[c]
-        dslope = db_c = zero
-        for t in range(len(row)):  # in the forward pass this was p = prelu(a), and its norm
-            value = row[t]
-            dp = gradient[t] + A[t] + (value if value > 0 else slope * value) * D[t]
+    for t in range(len(a)):
+        out, row, gradient, add, times = da[t], a[t], g[t], A[t], D[t]
+        dslope = zero
+        for c in range(len(row)):  # in the forward pass this was p = prelu(a), and its norm
+            value = row[c]
+            dp = gradient[c] + add + (value if value > 0 else slope * value) * times
             dslope += zero if value > 0 else dp * value
             dp = dp if value > 0 else slope * dp
-            gradient[t] = dp
-            db_c += dp
+            out[c] = dp
+            db[c] += dp
         total_alpha += dslope
-        db[c] = db_c
-    dalpha[0] = total_alpha
+    return total_alpha
 
 
-# One sample, forward and backward: the kernels and the matrix products between them.
+@cpu_kernel
+def _expand_backward_cpu(dx, dwe, dalpha, db, g, a, A, D, alpha, x, dx_next, we):
+    """From g at the first norm to da; with it dx = dx' + We^T da, dWe, and the gradients of alpha and b."""
+    T, H = a.shape
+    da = np.empty((SOME, H), a.dtype)
+    dalpha[:] = 0
+    db[:] = 0
+    dwe[:] = 0
+    for first in range(0, T, SOME):
+        last = min(first + SOME, T)
+        some = da[: last - first]
+        dalpha[0] += _first_prelu_backward_cpu(
+            some, db, g[first:last], a[first:last], A[first:last], D[first:last], alpha
+        )
+        product(dx[first:last], some, we)
+        add_product_over_time(dwe, some, x[first:last])
+        for t in range(first, last):
+            row, residual = dx[t], dx_next[t]
+            for c in range(len(row)):
+                row[c] += residual[c]
 
 
+# One sample, forward and backward: all of it one call, as threads that call into Python have to wait for each other.
+
+
+@cpu_kernel
 def _tcn_block_forward_cpu(
-    x_next, skips_next, a, statistics, x, skips, we, be, alpha1, gamma1, beta1, wd, bd, alpha2, w2, u, v,
-    norm, reach, eps,
+    x_next, skips_next, a, statistics, x, we, be, alpha1, gamma1, beta1, wd, bd, alpha2, w2, u, v,
+    norm, taps, before, after, eps,
 ):  # fmt: skip
-    (H, T), R = a.shape, len(w2) - len(skips)
-    m1, r1, m2, r2 = statistics
-    s, q = np.empty((2, T))
-    np.matmul(we, x, out=a)
-    _expand_forward_cpu(a, s, q, be, alpha1, 0, T)
+    """x_next and skips_next hold x and skips, to be added to."""
+    T, H = a.shape
+    m1, r1, m2, r2 = statistics[0], statistics[1], statistics[2], statistics[3]
+    s, q = np.empty(T), np.empty(T)
+    _expand_forward_cpu(a, s, q, x, panels(we), be, alpha1, 0, T)
     _statistics_forward_cpu(m1, r1, s, q, H, norm, eps)
-    z = np.empty((H, T), x.dtype)
-    _middle_forward_cpu(z, s, q, a, m1, r1, alpha1, gamma1, beta1, wd, bd, alpha2, *reach, 0)
+    y = np.empty((T, len(u)), x.dtype)  # the rows of the residual, then those of the skip
+    n, w2 = np.empty((before + PIECE + after, H), x.dtype), panels(w2)
+    ready = -before
+    for start in range(0, T, PIECE):
+        stop = min(start + PIECE, T)
+        _middle_forward_cpu(
+            y, s, q, n, a, m1, r1, alpha1, gamma1, beta1, wd, bd, alpha2, taps, before, after, w2, start, stop, ready
+        )
+        ready = stop + after
+        _move_on_cpu(n)
     _statistics_forward_cpu(m2, r2, s, q, H, norm, eps)
-    y = w2 @ z  # (R + Sc, T): the rows of the residual, then those of the skip
-    _join_forward_cpu(x_next[:R], y[:R], x, m2, r2, u[:R], v[:R], 0, T)
-    _join_forward_cpu(skips_next, y[R:], skips, m2, r2, u[R:], v[R:], 0, T)
+    _join_forward_cpu(x_next, skips_next, y, m2, r2, u, v, 0, T)
 
 
+@cpu_kernel
+def _move_on_cpu(n):
+    """From one piece of the frames to the next: what the taps still reach becomes the first rows of n."""
+    for t in range(len(n) - PIECE):
+        n[t] = n[PIECE + t]
+
+
+@cpu_kernel
 def _tcn_block_backward_cpu(
     dx, dwe, dbe, dalpha1, dgamma1, dbeta1, dwd, dbd, dalpha2, M, e1, dx_next, dskips, x, a, statistics,
-    we, alpha1, gamma1, beta1, wd, bd, alpha2, w2, norm, reach,
+    we, alpha1, gamma1, beta1, wd, bd, alpha2, w2, norm, taps, before, after,
 ):  # fmt: skip
-    (H, T), R = a.shape, len(w2) - len(dskips)
-    m1, r1, m2, r2 = statistics
-    dyr, e2 = np.empty((len(w2), T), x.dtype), np.empty(len(w2), x.dtype)
-    _join_backward_cpu(dyr[:R], e1[:R], e2[:R], dx_next[:R], m2, r2)
-    _join_backward_cpu(dyr[R:], e1[R:], e2[R:], dskips, m2, r2)
-
-    (sg, sgx), (A, D) = np.empty((2, T)), np.empty((2, T), x.dtype)
-    z = np.empty((H, T), x.dtype)
-    _middle_forward_cpu(z, sg, sgx, a, m1, r1, alpha1, gamma1, beta1, wd, bd, alpha2, *reach, 0)
-    g = w2.T @ dyr
-    _second_norm_backward_cpu(sg, sgx, g, z, m2, r2)
+    (T, H), O = a.shape, len(e1)
+    m1, r1, m2, r2 = statistics[0], statistics[1], statistics[2], statistics[3]
+    sg, sgx = np.empty(T), np.empty(T)
+    A, D = np.empty(T, x.dtype), np.empty(T, x.dtype)
+    g, padded_d = np.empty((T, H), x.dtype), np.empty((after + T + before, H), x.dtype)
+    n, e2 = np.empty((before + PIECE + after, H), x.dtype), np.zeros(O, x.dtype)
+    M[:] = 0
+    e1[:] = 0
+    panels_2 = panels_transposed(w2)
+    ready = -before
+    for start in range(0, T, PIECE):
+        stop = min(start + PIECE, T)
+        _second_norm_backward_cpu(
+            g, padded_d[after : after + T], M, e1, e2, sg, sgx, n, dx_next, dskips, a, m1, r1, m2, r2,
+            alpha1, gamma1, beta1, wd, bd, alpha2, taps, before, after, panels_2, start, stop, ready,
+        )  # fmt: skip
+        ready = stop + after
+        _move_on_cpu(n)
+    for o in range(O):
+        for c in range(H):
+            M[o, c] -= e2[o]
     _statistics_backward_cpu(A, D, sg, sgx, m2, r2, H, norm)
-    np.matmul(dyr, z.T, out=M)
-    M -= e2[:, None]
-
     _middle_backward_cpu(
-        g, dalpha2, dwd, dbd, dgamma1, dbeta1, sg, sgx, a, A, D, m1, r1, alpha1, gamma1, beta1, wd, bd, alpha2,
-        *reach,
+        g, dalpha2, dwd, dbd, dgamma1, dbeta1, sg, sgx, padded_d, a, A, D, m1, r1, alpha1, gamma1, beta1, wd, alpha2,
+        taps, before, after,
     )  # fmt: skip
     _statistics_backward_cpu(A, D, sg, sgx, m1, r1, H, norm)
-    _expand_backward_cpu(g, dalpha1, dbe, a, A, D, alpha1)
-    np.matmul(g, x.T, out=dwe)
-    np.matmul(we.T, g, out=dx)
-    dx += dx_next
+    _expand_backward_cpu(dx, dwe, dalpha1, dbe, g, a, A, D, alpha1, x, dx_next, panels_transposed(we))
 
 
 class _Folded(NamedTuple):
     """A block as inference needs it."""
 
-    inner: tuple  # we, be, alpha1, gamma1, beta1, wd, bd, alpha2
-    w2: np.ndarray  # with u and v: see `_folded`
+    inner: tuple  # we as panels, be, alpha1, gamma1, beta1, wd (K, H), bd, alpha2
+    w2: np.ndarray  # as panels; with u and v: see `_folded`
     u: np.ndarray
     v: np.ndarray
     norm: int
@@ -458,26 +587,28 @@ def _tiled_forward(x, skips, blocks):
 
     Between rounds the norms need the sums of all tiles. The end of one block and the beginning of the next are one round.
     """
-    H, T = len(blocks[0].inner[0]), x.shape[1]
-    a, y = np.empty((H, T), x.dtype), np.empty((max(len(block.w2) for block in blocks), T), x.dtype)
+    T, H = len(x), len(blocks[0].inner[1])
+    a, memory = np.empty((T, H), x.dtype), np.empty(T * max(len(block.u) for block in blocks), x.dtype)
     m, r = np.empty((2, T), x.dtype)
     s, q = np.empty((2, T))
 
+    def y(block):  # the last block has no residual
+        return memory[: T * len(block.u)].reshape(T, -1)
+
     def expand(start, stop, block):
         we, be, alpha1, *_ = block.inner
-        np.matmul(we, x[:, start:stop], out=a[:, start:stop])
-        _expand_forward_cpu(a, s, q, be, alpha1, start, stop)
+        _expand_forward_cpu(a, s, q, x, we, be, alpha1, start, stop)
 
     def middle(start, stop, block):
-        _, _, alpha1, gamma1, beta1, wd, bd, alpha2 = block.inner
-        z = np.empty((H, stop - start), x.dtype)
-        _middle_forward_cpu(z, s, q, a, m, r, alpha1, gamma1, beta1, wd, bd, alpha2, *block.reach, start)
-        np.matmul(block.w2, z, out=y[: len(block.w2), start:stop])
+        _, _, *inner = block.inner
+        _, before, after = block.reach
+        n = np.empty((before + stop - start + after, H), x.dtype)
+        _middle_forward_cpu(
+            y(block), s, q, n, a, m, r, *inner, *block.reach, block.w2, start, stop, start - before
+        )
 
     def join(start, stop, block):
-        R = len(block.w2) - len(skips)
-        _join_forward_cpu(x[:R], y[:R], x, m, r, block.u[:R], block.v[:R], start, stop)
-        _join_forward_cpu(skips, y[R : len(block.w2)], skips, m, r, block.u[R:], block.v[R:], start, stop)
+        _join_forward_cpu(x, skips, y(block), m, r, block.u, block.v, start, stop)
 
     def join_and_expand(start, stop, block, following):
         join(start, stop, block)
@@ -849,14 +980,24 @@ def _folded(gamma2, beta2, ws, bs, wr, br):
     return w2, u, v
 
 
-def _reach(K, dilation, lookahead):
-    """Where in its padded row each tap of a frame reads, and the zeros before and after that row.
+def _frames_first(x):
+    """(B, channels, T) -> (B, T, channels) with the channels of a frame side by side in memory.
 
-    The taps are a tuple, whose length a compiled loop knows and unrolls, of unsigned numbers, since an index
-    that could be negative would keep the loop around it from using vector instructions.
+    What a block returns is laid out like that already, whatever its shape says: then nothing is copied.
     """
+    return np.ascontiguousarray(x.transpose(0, 2, 1))
+
+
+def _channels_first(x):
+    """(B, T, channels) -> (B, channels, T), another view of the same numbers."""
+    return x.transpose(0, 2, 1)
+
+
+def _reach(K, dilation, lookahead):
+    """How far apart the taps of a frame are from the first one, a tuple, whose length a compiled loop knows and
+    unrolls; and how many frames before it and after it they see."""
     depthwise.check_reach(K, dilation, lookahead)
-    return tuple(np.uint64(k * dilation) for k in range(K)), (K - 1) * dilation - lookahead, lookahead
+    return tuple(k * dilation for k in range(K)), (K - 1) * dilation - lookahead, lookahead
 
 
 def _checked(
@@ -891,8 +1032,8 @@ def tcn_block_forward(
     """
     inner, ends = (we, be, alpha1, gamma1, beta1, wd, bd, alpha2), (gamma2, beta2, ws, bs, wr, br)
     (B, H, T), reach = _checked(x, skips, *inner, *ends, dilation, lookahead)
-    x_next, skips_next = x if wr is None else empty(x.shape, like=x), empty(skips.shape, like=x)
     if on_gpu(x):
+        x_next, skips_next = x if wr is None else empty(x.shape, like=x), empty(skips.shape, like=x)
         a, d, *statistics = (empty(shape, like=x) for shape in 2 * ((B, H, T),) + 4 * ((B, T),))
         w2 = empty((len(ws) + (0 if wr is None else len(wr)), H), like=x)
         kept = (x, a, d, statistics, w2)
@@ -900,16 +1041,19 @@ def tcn_block_forward(
             x_next, skips_next, *kept[1:], x, skips, *inner, *ends, NORMS[norm], dilation, lookahead, eps
         )
         return (x_next, skips_next), (*kept, (inner, ends), (NORMS[norm], dilation, lookahead))
-    folded = _folded(*ends)
-    a = np.empty((B, H, T), x.dtype)
+    w2, u, v = _folded(*ends)
+    x, skips, wd = _frames_first(x), _frames_first(skips), np.ascontiguousarray(wd.T)
+    a = np.empty((B, T, H), x.dtype)
+    x_next, skips_next = x if wr is None else x.copy(), skips.copy()  # to be added to
     statistics = np.empty((B, 4, T), x.dtype)  # m and r of both norms
     over_samples(
         _tcn_block_forward_cpu,
-        (x_next, skips_next, a, statistics, x, skips),
-        (*inner, *folded, NORMS[norm], reach, eps),
+        (x_next, skips_next, a, statistics, x),
+        (we, be, alpha1, gamma1, beta1, wd, bd, alpha2, w2, u, v, NORMS[norm], *reach, eps),
     )
-    kept = (we, alpha1, gamma1, beta1, wd, bd, alpha2, gamma2, beta2, ws, wr, folded[0])
-    return (x_next, skips_next), (x, a, statistics, kept, (NORMS[norm], reach))
+    kept = (we, alpha1, gamma1, beta1, wd, bd, alpha2, gamma2, beta2, ws, wr, w2)
+    y = _channels_first(x_next), _channels_first(skips_next)
+    return y, (x, a, statistics, kept, (NORMS[norm], *reach))
 
 
 def tcn_blocks_inference(x, skips, blocks):
@@ -925,10 +1069,10 @@ def tcn_blocks_inference(x, skips, blocks):
             (x, skips), _ = tcn_block_forward(x, skips, *arrays, **settings)
         return x, skips
     folded = [_folded_block(x, skips, *arrays, **settings) for arrays, settings in blocks]
-    x, skips = x.copy(), skips.copy()
+    x, skips = (np.array(array.transpose(0, 2, 1), order="C") for array in (x, skips))
     for i in range(len(x)):
         _tiled_forward(x[i], skips[i], folded)
-    return x, skips
+    return _channels_first(x), _channels_first(skips)
 
 
 def _folded_block(
@@ -937,7 +1081,9 @@ def _folded_block(
 ):  # fmt: skip
     inner, ends = (we, be, alpha1, gamma1, beta1, wd, bd, alpha2), (gamma2, beta2, ws, bs, wr, br)
     _, reach = _checked(x, skips, *inner, *ends, dilation, lookahead)
-    return _Folded(inner, *_folded(*ends), NORMS[norm], reach, eps)
+    w2, u, v = _folded(*ends)
+    inner = (panels(we), be, alpha1, gamma1, beta1, np.ascontiguousarray(wd.T), bd, alpha2)
+    return _Folded(inner, panels(w2), u, v, NORMS[norm], reach, eps)
 
 
 def tcn_block_backward(dy, cache):
@@ -947,9 +1093,10 @@ def tcn_block_backward(dy, cache):
         return _on_gpu_backward(dx_next, dskips, cache)
     x, a, statistics, kept, settings = cache
     we, alpha1, gamma1, beta1, wd, bd, alpha2, gamma2, beta2, ws, wr, w2 = kept
-    B, H, _ = a.shape
+    B, _, H = a.shape
+    dx_next, dskips = _frames_first(dx_next), _frames_first(dskips)
     dx = np.empty(x.shape, x.dtype)
-    shapes = (we.shape, (H,), (1,), (H,), (H,), wd.shape, (H,), (1,), w2.shape, (len(w2),))
+    shapes = (we.shape, (H,), (1,), (H,), (H,), wd.shape[::-1], (H,), (1,), w2.shape, (len(w2),))
     parts = [np.empty((B, *shape), x.dtype) for shape in shapes]  # one part per sample
     over_samples(
         _tcn_block_backward_cpu,
@@ -963,7 +1110,7 @@ def tcn_block_backward(dy, cache):
         _fold_backward_cpu(dw[:R], dgamma2, dbeta2, db[:R], wr, gamma2, beta2)
     _fold_backward_cpu(dw[R:], dgamma2, dbeta2, db[R:], ws, gamma2, beta2)
     residual = (dw[:R], db[:R]) if R else ()
-    return dx, dskips, *inner, dgamma2, dbeta2, dw[R:], db[R:], *residual
+    return _channels_first(dx), _channels_first(dskips), *inner, dgamma2, dbeta2, dw[R:], db[R:], *residual
 
 
 def _on_gpu_backward(dx_next, dskips, cache):

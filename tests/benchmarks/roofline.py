@@ -21,6 +21,7 @@ from tasnet_np.files import atomic_path
 from tasnet_np.model import Config
 from tasnet_np.ops import tcn_block as ops
 from tasnet_np.optim import Adam, clip_gradients
+from tasnet_np.product import add_product_over_time, panels, panels_transposed, product
 
 
 def stages(config):
@@ -32,43 +33,50 @@ def stages(config):
 
     B, H, O, K = config.bottleneck, config.hidden, config.bottleneck + config.skip, config.kernel
     T, R, reach = config.frames(2 * config.sample_rate), config.bottleneck, ops._reach(K, 8, 0)
-    x, skips, a, z, g, y, out = f(B, T), f(O - B, T), f(H, T), f(H, T), f(H, T), f(O, T), f(O, T)
-    we, w2, wd, vector, alpha, u = f(H, B), f(O, H), f(H, K), f(H), f(1), f(O)
+    x, skips, a, d, z, g, y = f(T, B), f(T, O - B), f(T, H), f(T, H), f(T, H), f(T, H), f(T, O)
+    n, padded_d, dx = f(reach[1] + T + reach[2], H), f(reach[1] + T + reach[2], H), f(T, B)
+    we, w2, wd, vector, alpha, u = f(H, B), f(O, H), f(K, H), f(H), f(1), f(O)
+    to_a, to_y, from_a, from_y = panels(we), panels(w2), panels_transposed(we), panels_transposed(w2)
     (m, r), (s, q), (A, D) = np.abs(f(2, T)), np.empty((2, T)), f(2, T)
-    dh, dk, do = f(H), f(H, K), f(O)
+    dh, dk, e1, e2 = f(H), f(H, K), f(O), f(O)
     norm = ops.NORMS["cumulative_layer_norm"]
-    HT, OT, product = H * T, O * T, 2 * T
-    middle = (
-        lambda: ops._middle_forward_cpu(z, s, q, a, m, r, alpha, vector, vector, wd, vector, alpha, *reach, 0),
-        (10 + 2 * K) * HT, 8 * HT,
-    )  # fmt: skip
+    HT, OT, flops = H * T, O * T, 2 * T
+
+    def middle():
+        ops._first_norm_forward_cpu(n, a, m, r, alpha, vector, vector, -reach[1], T + reach[2], reach[1])
+        ops._depthwise_forward_cpu(d, n, wd, vector, reach[0])
+        ops._second_prelu_forward_cpu(z, s, q, d, alpha)
+
+    def scale():
+        ops._scale_cpu(y, e1, e2, x, m, r, 0)
+        ops._scale_cpu(y, e1, e2, skips, m, r, R)
+
+    def back_through_the_middle():
+        ops._middle_backward_cpu(
+            g, f(1), dk, dh, dh, dh, s, q, padded_d, a, A, D, m, r, alpha, vector, vector, wd, alpha, *reach
+        )
+
+    in_the_middle = (10 + 2 * K) * HT, 8 * HT
     return {
-        "We x": (lambda: np.matmul(we, x, out=a), product * H * B, 4 * (HT + B * T)),
-        "bias, PReLU, sums": (lambda: ops._expand_forward_cpu(a, s, q, vector * 0, alpha, 0, T), 6 * HT, 8 * HT),
-        "norm, depthwise, PReLU, sums": middle,
-        "W2 z": (lambda: np.matmul(w2, z, out=y), product * H * O, 4 * (HT + OT)),
+        "We x": (lambda: product(a, x, to_a), flops * H * B, 4 * (HT + B * T)),
+        "bias, PReLU, sums": (lambda: ops._first_prelu_forward_cpu(s, q, a, vector * 0, alpha), 6 * HT, 8 * HT),
+        "norm, depthwise, PReLU, sums": (middle, *in_the_middle),
+        "W2 z": (lambda: product(y, z, to_y), flops * H * O, 4 * (HT + OT)),
         "norm, residual, skip": (
-            lambda: (
-                ops._join_forward_cpu(out[:R], y[:R], x, m, r, u[:R], u[:R], 0, T),
-                ops._join_forward_cpu(out[R:], y[R:], skips, m, r, u[R:], u[R:], 0, T),
-            ),
-            5 * OT, 12 * OT,
+            lambda: ops._join_forward_cpu(x, skips, y, m, r, u, u, 0, T), 5 * OT, 12 * OT,
         ),
         "statistics": (lambda: ops._statistics_forward_cpu(m, r, s, q, H, norm, 1e-8), 12 * T, 24 * T),
-        "dy r, sums": (lambda: ops._join_backward_cpu(out, do, do, y, m, r), 4 * OT, 8 * OT),
-        "z once more": middle,
-        "W2^T dy": (lambda: np.matmul(w2.T, y, out=g), product * H * O, 4 * (HT + OT)),
-        "sums for the norm": (lambda: ops._second_norm_backward_cpu(s, q, g, z, m, r), 4 * HT, 8 * HT),
-        "dy z^T": (lambda: np.matmul(y, z.T, out=w2), product * H * O, 4 * (HT + OT)),
-        "back through the middle": (
-            lambda: ops._middle_backward_cpu(
-                g, f(1), dk, dh, dh, dh, s, q, a, A, D, m, r, alpha, vector, vector, wd, vector, alpha, *reach
-            ),
-            (24 + 8 * K) * HT, 12 * HT,
+        "dy r, sums": (scale, 4 * OT, 8 * OT),
+        "z once more": (middle, *in_the_middle),
+        "dy z^T": (lambda: add_product_over_time(w2, y, z), flops * H * O, 4 * (HT + OT)),
+        "W2^T dy": (lambda: product(g, y, from_y), flops * H * O, 4 * (HT + OT)),
+        "sums for the norm": (lambda: ops._sums_backward_cpu(s, q, g, z, m, r), 4 * HT, 8 * HT),
+        "back through the middle": (back_through_the_middle, (24 + 8 * K) * HT, 12 * HT),
+        "back to the expansion": (
+            lambda: ops._first_prelu_backward_cpu(z, dh, g, a, A, D, alpha), 7 * HT, 12 * HT,
         ),
-        "back to the expansion": (lambda: ops._expand_backward_cpu(g, f(1), dh, a, A, D, alpha), 7 * HT, 12 * HT),
-        "da x^T": (lambda: np.matmul(g, x.T, out=we), product * H * B, 4 * (HT + B * T)),
-        "We^T da": (lambda: np.matmul(we.T, g, out=x), product * H * B, 4 * (HT + B * T)),
+        "da x^T": (lambda: add_product_over_time(we, z, x), flops * H * B, 4 * (HT + B * T)),
+        "We^T da": (lambda: product(dx, z, from_a), flops * H * B, 4 * (HT + B * T)),
     }  # fmt: skip
 
 
