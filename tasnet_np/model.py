@@ -166,7 +166,7 @@ class Config:
         N, B, H, Sc = self.filters, self.bottleneck, self.hidden, self.skip
         T = self.frames(samples)
         in_tiles = min(T, 2 * TILE)  # what two threads work on
-        # Frames; x and skips before, after, and what is added; a and z.
+        # Frames; x and skips before, after, and what is added; a and n.
         in_a_block = T * (N + 3 * (B + Sc) + H) + in_tiles * H
         at_the_ends = T * (N + Sc) + in_tiles * (5 * N + Sc)  # frames and skips; of both, masks before and after
         return itemsize * max(in_a_block, at_the_ends)

@@ -1,7 +1,8 @@
 """The matrix product, where its ends are what counts: on a GPU for all ops, on a CPU for the fused block.
 
-On a GPU it is written once for all ops that need one:  Z[m, n] = sum_k  L[m, k] * R[k, n].  An op says with three small functions how an entry of L and of R is found, and what becomes of an entry of Z. So a
-transpose, an activation or a bias costs no pass over memory of its own.
+On a GPU it is written once for all ops that need one:  Z[m, n] = sum_k  L[m, k] * R[k, n].  An op says with three
+small functions how an entry of L and of R is found, and what becomes of an entry of Z. So a transpose, an activation
+or a bias costs no pass over memory of its own.
 
     left(arrays, b, m, k)                  entry of L for example b
     right(arrays, b, k, n)                 entry of R
@@ -35,12 +36,12 @@ compiler does not find this by itself; so the tile is put together from LLVM's i
 vectors of the processor at hand. w is copied before into the order in which it is read (`panels`), and serves all frames.
 """
 
-import llvmlite.binding
 import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic
 
 from tasnet_np.device import ALIGNS, SIMULATED, cpu_kernel, cuda, cuda_function, cuda_kernel, tiles
@@ -237,7 +238,8 @@ def _kernel(left, right, finish, COLUMNS, left_along_k, right_along_k, frame_sum
 
 def _vector_bytes():
     """Of a vector register, by what Numba compiles for."""
-    features = numba.config.CPU_FEATURES or llvmlite.binding.get_host_cpu_features().flatten()
+    chosen = numba.config.CPU_FEATURES  # by the user
+    features = get_host_cpu_features() if chosen is None else chosen
     return 64 if "+avx512f" in features else 32
 
 
@@ -297,7 +299,6 @@ if not numba.config.DISABLE_JIT:
 
         def code(context, builder, signature, arguments):
             tile = _Tile(context, builder, signature, arguments)
-            tile.clear()
             with cgutils.for_range(builder, tile.length) as loop:
                 tile.add(loop.index, lambda t: tile.x(t, loop.index))
             return tile.write()
@@ -310,9 +311,9 @@ if not numba.config.DISABLE_JIT:
 
         def code(context, builder, signature, arguments):
             tile = _Tile(context, builder, signature, arguments)
-            tile.read()
             with cgutils.for_range(builder, tile.length) as loop:
                 tile.add(loop.index, lambda t: tile.x(loop.index, t))
+            tile.add_what_is_in_y()
             return tile.write()
 
         return types.void(y, x, w), code
@@ -337,16 +338,8 @@ class _Tile:
         self.nothing = context.get_dummy_value()
         self.length = cgutils.unpack_tuple(builder, self.arrays[2].shape)[0]
         self.sums = {
-            (t, v): cgutils.alloca_once(builder, self.vector) for t in range(FRAMES) for v in range(WIDE)
+            (t, v): cgutils.alloca_once_value(builder, self.vector(None)) for t in range(FRAMES) for v in range(WIDE)
         }
-
-    def clear(self):
-        for total in self.sums.values():
-            self.builder.store(self.vector(None), total)
-
-    def read(self):
-        for (t, v), total in self.sums.items():
-            self.builder.store(self.builder.load(self._vector_at(0, t, v), align=self.size), total)
 
     def add(self, k, factor_of):
         row = [self.builder.load(self._vector_at(2, k, v), align=self.size) for v in range(WIDE)]
@@ -356,6 +349,12 @@ class _Tile:
                 term = self.builder.fmul(factor, row[v], flags=["contract"])
                 total = self.builder.fadd(self.builder.load(self.sums[t, v]), term, flags=["contract"])
                 self.builder.store(total, self.sums[t, v])
+
+    def add_what_is_in_y(self):
+        """At the end, so that a sum over very many frames is one of sums over some, which round less."""
+        for (t, v), total in self.sums.items():
+            before = self.builder.load(self._vector_at(0, t, v), align=self.size)
+            self.builder.store(self.builder.fadd(self.builder.load(total), before), total)
 
     def write(self):
         for (t, v), total in self.sums.items():
@@ -409,18 +408,28 @@ def add_product_over_time(y, x, w):
     """y += x^T w: (M, N) += (T, M)^T (T, N), a sum over the frames. What does not fill a tile is made number by number."""
     M, N = y.shape
     columns = WIDE * VECTOR // y.itemsize
-    whole_rows, whole_columns = M // FRAMES * FRAMES, N // columns * columns
+    whole_columns = N // columns * columns
     panel = np.empty((len(w), columns), w.dtype)
     for left in range(0, whole_columns, columns):
+        if VECTOR == 64:  # two cache lines a frame: read well enough from where they are
+            _add_tiles_over_time(y, x, w[:, left : left + columns], left)
+            continue
         for t in range(len(w)):
             line, row = panel[t], w[t, left : left + columns]
             for j in range(columns):
                 line[j] = row[j]
-        for top in range(0, whole_rows, FRAMES):
-            _add_over_time(y[top : top + FRAMES, left : left + columns], x[:, top : top + FRAMES], panel)
+        _add_tiles_over_time(y, x, panel, left)
     for m in range(M):
-        first = whole_columns if m < whole_rows else 0
+        first = whole_columns if m < M // FRAMES * FRAMES else 0
         if first < N:
             for t in range(len(x)):
                 for j in range(first, N):
                     y[m, j] += x[t, m] * w[t, j]
+
+
+@cpu_kernel
+def _add_tiles_over_time(y, x, w, left):
+    """The tiles of y += x^T w whose columns begin at `left`; w holds these alone."""
+    for top in range(0, y.shape[0] // FRAMES * FRAMES, FRAMES):
+        tile = y[top : top + FRAMES, left : left + w.shape[1]]
+        _add_over_time(tile, x[:, top : top + FRAMES], w)

@@ -326,3 +326,19 @@ def test_a_block_is_its_reference_over_pieces_and_tiles_of_the_cpu(norm, dilatio
     expected = op.backward_ref(dy, *arrays, **settings)
     for actual, wanted in zip(op.backward(dy, cache), expected, strict=True):
         np.testing.assert_allclose(actual, wanted, rtol=1e-8, atol=1e-8 * np.abs(wanted).max())
+
+
+def test_sums_over_very_many_frames_round_little():
+    """Ten seconds and more: numbers added to one float32 after the other would lose ten times as much."""
+    op, T = OPS["tcn_block"], 16_000
+    H, C, Sc, K = 64, 40, 40, 3
+    rng = np.random.default_rng(0)
+    shapes = (1, C, T), (1, Sc, T), (H, C), H, 1, H, H, (H, K), H, 1, H, H, (Sc, H), Sc, (C, H), C
+    arrays = [0.5 * rng.standard_normal(shape) for shape in shapes]
+    dy = rng.standard_normal((1, C, T)), rng.standard_normal((1, Sc, T))
+    gradients = []
+    for dtype in (np.float64, np.float32):
+        _, cache = op.forward(*(array.astype(dtype) for array in arrays), norm="cumulative_layer_norm", dilation=8)
+        gradients.append(op.backward(tuple(part.astype(dtype) for part in dy), cache))
+    for exact, gradient in zip(*gradients, strict=True):
+        assert relative_error(gradient, exact) < 1.5e-6

@@ -70,7 +70,8 @@ from tasnet_np.device import (
 )  # fmt: skip
 from tasnet_np.ops import depthwise, elementwise, norms, pointwise
 from tasnet_np.product import (
-    ROWS, Product, add_product_over_time, frames, panels, panels_transposed, pieces_of, product, weight, weight_transposed,
+    ROWS, Product, add_product_over_time, frames, panels, panels_transposed, pieces_of, product, weight,
+    weight_transposed,
 )  # fmt: skip
 
 EPS = norms.EPS
@@ -132,7 +133,8 @@ def tcn_block_backward_ref(
 
 # The kernels, forward. Here arrays are frames first, (T, channels): the channels of a frame lie side by side. So every
 # wide loop runs over the channels of one frame, what belongs to a frame (m, r, A, D) is one number in it, and a
-# convolution over time reads whole frames. The frames go from one step to the next SOME at a time, in the cache.
+# convolution over time reads whole frames. The frames go from one step to the next SOME at a time, in the cache. Sums
+# over time are sums of those of SOME frames: adding very many numbers to one would round too much in float32.
 
 
 @cpu_kernel
@@ -282,7 +284,7 @@ def _join_forward_cpu(x, skips, y, m, r, u, v, start, stop):
 
 @cpu_kernel
 def _scale_cpu(dyr, e1, e2, dy, m, r, column):
-    """The columns of dyr = dy * r from `column` on, and their sums e1 of dy and e2 of dy * r * m over time."""
+    """The columns of dyr = dy * r from `column` on; adds their sums over time, of dy to e1 and of dy * r * m to e2."""
     column = np.uint64(column)
     for t in range(len(dyr)):
         mean, factor = m[t], r[t]
@@ -305,6 +307,7 @@ def _second_norm_backward_cpu(
     """
     R, H = len(e1) - dskips.shape[1], a.shape[1]
     z, dyr = np.empty((SOME, H), a.dtype), np.empty((SOME, len(e1)), a.dtype)
+    some_e1, some_e2 = np.empty(len(e1), a.dtype), np.empty(len(e1), a.dtype)
     for first in range(start, stop, SOME):
         last = min(first + SOME, stop)
         _first_norm_forward_cpu(n, a, m1, r1, alpha1, gamma, beta, ready, last + after, before - start)
@@ -312,9 +315,13 @@ def _second_norm_backward_cpu(
         some_z, some_dyr, some_g = z[: last - first], dyr[: last - first], g[first:last]
         _depthwise_forward_cpu(d[first:last], n[first - start :], w, b, taps)
         _second_prelu_forward_cpu(some_z, sg[first:last], sgx[first:last], d[first:last], alpha2)
+        some_e1[:] = 0
+        some_e2[:] = 0
         if R:
-            _scale_cpu(some_dyr, e1, e2, dx_next[first:last], m2[first:last], r2[first:last], 0)
-        _scale_cpu(some_dyr, e1, e2, dskips[first:last], m2[first:last], r2[first:last], R)
+            _scale_cpu(some_dyr, some_e1, some_e2, dx_next[first:last], m2[first:last], r2[first:last], 0)
+        _scale_cpu(some_dyr, some_e1, some_e2, dskips[first:last], m2[first:last], r2[first:last], R)
+        e1 += some_e1
+        e2 += some_e2
         add_product_over_time(M, some_dyr, some_z)
         product(some_g, some_dyr, w2)
         _sums_backward_cpu(sg[first:last], sgx[first:last], some_g, some_z, m2[first:last], r2[first:last])
@@ -374,6 +381,7 @@ def _statistics_backward_cpu(A, D, sg, sgx, m, r, H, norm):
 def _second_prelu_backward_cpu(d, db, g, A, D, alpha):
     """From g at the second norm to dd, the gradient of d, in the place of d, with its sum db; returns that of alpha."""
     slope, zero = alpha[0], g.dtype.type(0)
+    db[:] = 0
     total_alpha = 0.0
     for t in range(len(g)):
         gradient, row, add, times = g[t], d[t], A[t], D[t]
@@ -396,6 +404,7 @@ def _depthwise_backward_cpu(g, sg, sgx, of_taps, dd, a, m, r, alpha, gamma, w, t
     In the forward pass, frame t of d saw row t + taps[k] of n; so a frame of n is seen by frames of d taps[k] earlier.
     """
     slope, zero, latest = alpha[0], g.dtype.type(0), taps[len(taps) - 1]
+    of_taps[:] = 0
     for t in range(len(g)):
         gradient, row, mean, factor = g[t], a[t], m[t], r[t]
         total = total_x = zero
@@ -427,7 +436,8 @@ def _middle_backward_cpu(
     T, H = a.shape
     d[:after] = 0
     d[after + T :] = 0
-    of_taps = np.zeros((len(taps), H), a.dtype)
+    of_taps, some_of_taps = np.zeros((len(taps), H), a.dtype), np.empty((len(taps), H), a.dtype)
+    some_db = np.empty(H, a.dtype)
     db[:] = 0
     total_alpha = 0.0
     ready = 0
@@ -435,13 +445,15 @@ def _middle_backward_cpu(
         last = min(first + SOME, T)
         until = min(T, last + before)
         total_alpha += _second_prelu_backward_cpu(
-            d[ready + after : until + after], db, g[ready:until], A[ready:until], D[ready:until], alpha2
+            d[ready + after : until + after], some_db, g[ready:until], A[ready:until], D[ready:until], alpha2
         )
+        db += some_db
         ready = until
         _depthwise_backward_cpu(
-            g[first:last], sg[first:last], sgx[first:last], of_taps, d[first:], a[first:last], m[first:last],
+            g[first:last], sg[first:last], sgx[first:last], some_of_taps, d[first:], a[first:last], m[first:last],
             r[first:last], alpha1, gamma, w, taps,
         )  # fmt: skip
+        of_taps += some_of_taps
     dalpha2[0] = total_alpha
     dgamma[:] = 0
     dbeta[:] = 0
@@ -461,8 +473,9 @@ def _middle_backward_cpu(
 
 @cpu_kernel
 def _first_prelu_backward_cpu(da, db, g, a, A, D, alpha):
-    """From g at the first norm to da, whose sum is added to db; returns the gradient of alpha."""
+    """From g at the first norm to da, with its sum db; returns the gradient of alpha."""
     slope, zero = alpha[0], a.dtype.type(0)
+    db[:] = 0
     total_alpha = 0.0
     for t in range(len(a)):
         out, row, gradient, add, times = da[t], a[t], g[t], A[t], D[t]
@@ -482,7 +495,7 @@ def _first_prelu_backward_cpu(da, db, g, a, A, D, alpha):
 def _expand_backward_cpu(dx, dwe, dalpha, db, g, a, A, D, alpha, x, dx_next, we):
     """From g at the first norm to da; with it dx = dx' + We^T da, dWe, and the gradients of alpha and b."""
     T, H = a.shape
-    da = np.empty((SOME, H), a.dtype)
+    da, some_db = np.empty((SOME, H), a.dtype), np.empty(H, a.dtype)
     dalpha[:] = 0
     db[:] = 0
     dwe[:] = 0
@@ -490,8 +503,9 @@ def _expand_backward_cpu(dx, dwe, dalpha, db, g, a, A, D, alpha, x, dx_next, we)
         last = min(first + SOME, T)
         some = da[: last - first]
         dalpha[0] += _first_prelu_backward_cpu(
-            some, db, g[first:last], a[first:last], A[first:last], D[first:last], alpha
+            some, some_db, g[first:last], a[first:last], A[first:last], D[first:last], alpha
         )
+        db += some_db
         product(dx[first:last], some, we)
         add_product_over_time(dwe, some, x[first:last])
         for t in range(first, last):
@@ -515,13 +529,14 @@ def _tcn_block_forward_cpu(
     _expand_forward_cpu(a, s, q, x, panels(we), be, alpha1, 0, T)
     _statistics_forward_cpu(m1, r1, s, q, H, norm, eps)
     y = np.empty((T, len(u)), x.dtype)  # the rows of the residual, then those of the skip
-    n, w2 = np.empty((before + PIECE + after, H), x.dtype), panels(w2)
+    n, panels_2 = np.empty((before + PIECE + after, H), x.dtype), panels(w2)
     ready = -before
     for start in range(0, T, PIECE):
         stop = min(start + PIECE, T)
         _middle_forward_cpu(
-            y, s, q, n, a, m1, r1, alpha1, gamma1, beta1, wd, bd, alpha2, taps, before, after, w2, start, stop, ready
-        )
+            y, s, q, n, a, m1, r1, alpha1, gamma1, beta1, wd, bd, alpha2, taps, before, after, panels_2,
+            start, stop, ready,
+        )  # fmt: skip
         ready = stop + after
         _move_on_cpu(n)
     _statistics_forward_cpu(m2, r2, s, q, H, norm, eps)
