@@ -519,10 +519,9 @@ def _expand_backward_cpu(dx, dwe, dalpha, db, g, a, A, D, alpha, x, dx_next, we)
 
 @cpu_kernel
 def _tcn_block_forward_cpu(
-    x_next, skips_next, a, statistics, x, we, be, alpha1, gamma1, beta1, wd, bd, alpha2, w2, u, v,
+    x_next, skips_next, a, statistics, x, skips, we, be, alpha1, gamma1, beta1, wd, bd, alpha2, w2, u, v,
     norm, taps, before, after, eps,
 ):  # fmt: skip
-    """x_next and skips_next hold x and skips, to be added to."""
     T, H = a.shape
     m1, r1, m2, r2 = statistics[0], statistics[1], statistics[2], statistics[3]
     s, q = np.empty(T), np.empty(T)
@@ -540,7 +539,12 @@ def _tcn_block_forward_cpu(
         ready = stop + after
         _move_on_cpu(n)
     _statistics_forward_cpu(m2, r2, s, q, H, norm, eps)
-    _join_forward_cpu(x_next, skips_next, y, m2, r2, u, v, 0, T)
+    for first in range(0, T, SOME):
+        last = min(first + SOME, T)
+        if len(u) > skips.shape[1]:
+            x_next[first:last] = x[first:last]
+        skips_next[first:last] = skips[first:last]
+        _join_forward_cpu(x_next, skips_next, y, m2, r2, u, v, first, last)
 
 
 @cpu_kernel
@@ -1059,11 +1063,11 @@ def tcn_block_forward(
     w2, u, v = _folded(*ends)
     x, skips, wd = _frames_first(x), _frames_first(skips), np.ascontiguousarray(wd.T)
     a = np.empty((B, T, H), x.dtype)
-    x_next, skips_next = x if wr is None else x.copy(), skips.copy()  # to be added to
+    x_next, skips_next = x if wr is None else np.empty_like(x), np.empty_like(skips)
     statistics = np.empty((B, 4, T), x.dtype)  # m and r of both norms
     over_samples(
         _tcn_block_forward_cpu,
-        (x_next, skips_next, a, statistics, x),
+        (x_next, skips_next, a, statistics, x, skips),
         (we, be, alpha1, gamma1, beta1, wd, bd, alpha2, w2, u, v, NORMS[norm], *reach, eps),
     )
     kept = (we, alpha1, gamma1, beta1, wd, bd, alpha2, gamma2, beta2, ws, wr, w2)
