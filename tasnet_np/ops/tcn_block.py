@@ -378,21 +378,21 @@ def _statistics_backward_cpu(A, D, sg, sgx, m, r, H, norm):
 
 
 @cpu_kernel
-def _second_prelu_backward_cpu(d, db, g, A, D, alpha):
-    """From g at the second norm to dd, the gradient of d, in the place of d, with its sum db; returns that of alpha."""
+def _prelu_backward_cpu(g, db, values, A, D, alpha):
+    """From g at a norm to the gradient of the values before its PReLU, in place, with its sum db; returns that of alpha."""
     slope, zero = alpha[0], g.dtype.type(0)
     db[:] = 0
     total_alpha = 0.0
     for t in range(len(g)):
-        gradient, row, add, times = g[t], d[t], A[t], D[t]
+        gradient, row, add, times = g[t], values[t], A[t], D[t]
         dslope = zero
-        for c in range(len(row)):  # in the forward pass this was z = prelu(d), and its norm
+        for c in range(len(row)):  # in the forward pass this was p = prelu(value), and its norm
             value = row[c]
-            dz = gradient[c] + add + (value if value > 0 else slope * value) * times
-            dslope += zero if value > 0 else dz * value
-            dz = dz if value > 0 else slope * dz
-            row[c] = dz
-            db[c] += dz
+            dp = gradient[c] + add + (value if value > 0 else slope * value) * times
+            dslope += zero if value > 0 else dp * value
+            dp = dp if value > 0 else slope * dp
+            gradient[c] = dp
+            db[c] += dp
         total_alpha += dslope
     return total_alpha
 
@@ -426,16 +426,17 @@ def _depthwise_backward_cpu(g, sg, sgx, of_taps, dd, a, m, r, alpha, gamma, w, t
 
 @cpu_kernel
 def _middle_backward_cpu(
-    g, dalpha2, dw, db, dgamma, dbeta, sg, sgx, d, a, A, D, m, r, alpha1, gamma, beta, w, alpha2,
+    g, dalpha2, dw, db, dgamma, dbeta, sg, sgx, padded_g, d, a, A, D, m, r, alpha1, gamma, beta, w, alpha2,
     taps, before, after,
 ):  # fmt: skip
-    """From g at the second norm to g at the first one, in place, with the sums that it needs next. d becomes dd.
+    """From padded_g at the second norm to g at the first one, with the sums that it needs next. padded_g becomes dd.
 
-    d has `after` frames more at the start and `before` at the end, where taps of others would have seen a: zeros.
+    It has `after` frames more at the start and `before` at the end, where taps of others would have seen a: zeros.
+    g may be d: row t of d is read before row t of g is written.
     """
     T, H = a.shape
-    d[:after] = 0
-    d[after + T :] = 0
+    padded_g[:after] = 0
+    padded_g[after + T :] = 0
     of_taps, some_of_taps = np.zeros((len(taps), H), a.dtype), np.empty((len(taps), H), a.dtype)
     some_db = np.empty(H, a.dtype)
     db[:] = 0
@@ -444,14 +445,14 @@ def _middle_backward_cpu(
     for first in range(0, T, SOME):
         last = min(first + SOME, T)
         until = min(T, last + before)
-        total_alpha += _second_prelu_backward_cpu(
-            d[ready + after : until + after], some_db, g[ready:until], A[ready:until], D[ready:until], alpha2
+        total_alpha += _prelu_backward_cpu(
+            padded_g[ready + after : until + after], some_db, d[ready:until], A[ready:until], D[ready:until], alpha2
         )
         db += some_db
         ready = until
         _depthwise_backward_cpu(
-            g[first:last], sg[first:last], sgx[first:last], some_of_taps, d[first:], a[first:last], m[first:last],
-            r[first:last], alpha1, gamma, w, taps,
+            g[first:last], sg[first:last], sgx[first:last], some_of_taps, padded_g[first:], a[first:last],
+            m[first:last], r[first:last], alpha1, gamma, w, taps,
         )  # fmt: skip
         of_taps += some_of_taps
     dalpha2[0] = total_alpha
@@ -464,7 +465,7 @@ def _middle_backward_cpu(
         for t in range(T):
             if t + offset < 0 or t + offset >= T:
                 for c in range(H):
-                    seen[c] -= d[t + after, c]
+                    seen[c] -= padded_g[t + after, c]
         for c in range(H):
             dw[c, k] = gamma[c] * of_taps[k, c] + beta[c] * seen[c]
             dgamma[c] += w[k, c] * of_taps[k, c]
@@ -472,42 +473,20 @@ def _middle_backward_cpu(
 
 
 @cpu_kernel
-def _first_prelu_backward_cpu(da, db, g, a, A, D, alpha):
-    """From g at the first norm to da, with its sum db; returns the gradient of alpha."""
-    slope, zero = alpha[0], a.dtype.type(0)
-    db[:] = 0
-    total_alpha = 0.0
-    for t in range(len(a)):
-        out, row, gradient, add, times = da[t], a[t], g[t], A[t], D[t]
-        dslope = zero
-        for c in range(len(row)):  # in the forward pass this was p = prelu(a), and its norm
-            value = row[c]
-            dp = gradient[c] + add + (value if value > 0 else slope * value) * times
-            dslope += zero if value > 0 else dp * value
-            dp = dp if value > 0 else slope * dp
-            out[c] = dp
-            db[c] += dp
-        total_alpha += dslope
-    return total_alpha
-
-
-@cpu_kernel
 def _expand_backward_cpu(dx, dwe, dalpha, db, g, a, A, D, alpha, x, dx_next, we):
-    """From g at the first norm to da; with it dx = dx' + We^T da, dWe, and the gradients of alpha and b."""
+    """From g at the first norm to da, in place; with it dx = dx' + We^T da, dWe, and the gradients of alpha and b."""
     T, H = a.shape
-    da, some_db = np.empty((SOME, H), a.dtype), np.empty(H, a.dtype)
+    some_db = np.empty(H, a.dtype)
     dalpha[:] = 0
     db[:] = 0
     dwe[:] = 0
     for first in range(0, T, SOME):
         last = min(first + SOME, T)
-        some = da[: last - first]
-        dalpha[0] += _first_prelu_backward_cpu(
-            some, some_db, g[first:last], a[first:last], A[first:last], D[first:last], alpha
-        )
+        da = g[first:last]
+        dalpha[0] += _prelu_backward_cpu(da, some_db, a[first:last], A[first:last], D[first:last], alpha)
         db += some_db
-        product(dx[first:last], some, we)
-        add_product_over_time(dwe, some, x[first:last])
+        product(dx[first:last], da, we)
+        add_product_over_time(dwe, da, x[first:last])
         for t in range(first, last):
             row, residual = dx[t], dx_next[t]
             for c in range(len(row)):
@@ -563,7 +542,7 @@ def _tcn_block_backward_cpu(
     m1, r1, m2, r2 = statistics[0], statistics[1], statistics[2], statistics[3]
     sg, sgx = np.empty(T), np.empty(T)
     A, D = np.empty(T, x.dtype), np.empty(T, x.dtype)
-    g, padded_d = np.empty((T, H), x.dtype), np.empty((after + T + before, H), x.dtype)
+    padded_g, d = np.empty((after + T + before, H), x.dtype), np.empty((T, H), x.dtype)
     n, e2 = np.empty((before + PIECE + after, H), x.dtype), np.zeros(O, x.dtype)
     M[:] = 0
     e1[:] = 0
@@ -572,7 +551,7 @@ def _tcn_block_backward_cpu(
     for start in range(0, T, PIECE):
         stop = min(start + PIECE, T)
         _second_norm_backward_cpu(
-            g, padded_d[after : after + T], M, e1, e2, sg, sgx, n, dx_next, dskips, a, m1, r1, m2, r2,
+            padded_g[after : after + T], d, M, e1, e2, sg, sgx, n, dx_next, dskips, a, m1, r1, m2, r2,
             alpha1, gamma1, beta1, wd, bd, alpha2, taps, before, after, panels_2, start, stop, ready,
         )  # fmt: skip
         ready = stop + after
@@ -582,10 +561,11 @@ def _tcn_block_backward_cpu(
             M[o, c] -= e2[o]
     _statistics_backward_cpu(A, D, sg, sgx, m2, r2, H, norm)
     _middle_backward_cpu(
-        g, dalpha2, dwd, dbd, dgamma1, dbeta1, sg, sgx, padded_d, a, A, D, m1, r1, alpha1, gamma1, beta1, wd, alpha2,
-        taps, before, after,
+        d, dalpha2, dwd, dbd, dgamma1, dbeta1, sg, sgx, padded_g, d, a, A, D, m1, r1, alpha1, gamma1, beta1, wd,
+        alpha2, taps, before, after,
     )  # fmt: skip
     _statistics_backward_cpu(A, D, sg, sgx, m1, r1, H, norm)
+    g = d  # that at the first norm, in the place of d
     _expand_backward_cpu(dx, dwe, dalpha1, dbe, g, a, A, D, alpha1, x, dx_next, panels_transposed(we))
 
 

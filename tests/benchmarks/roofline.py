@@ -34,7 +34,7 @@ def stages(config):
     B, H, O, K = config.bottleneck, config.hidden, config.bottleneck + config.skip, config.kernel
     T, R, reach = config.frames(2 * config.sample_rate), config.bottleneck, ops._reach(K, 8, 0)
     x, skips, a, d, z, g, y = f(T, B), f(T, O - B), f(T, H), f(T, H), f(T, H), f(T, H), f(T, O)
-    n, padded_d, dx = f(reach[1] + T + reach[2], H), f(reach[1] + T + reach[2], H), f(T, B)
+    n, padded_g, dx = f(reach[1] + T + reach[2], H), f(reach[1] + T + reach[2], H), f(T, B)
     we, w2, wd, vector, alpha, u = f(H, B), f(O, H), f(K, H), f(H), f(1), f(O)
     to_a, to_y, from_a, from_y = panels(we), panels(w2), panels_transposed(we), panels_transposed(w2)
     (m, r), (s, q), (A, D) = np.abs(f(2, T)), np.empty((2, T)), f(2, T)
@@ -53,7 +53,7 @@ def stages(config):
 
     def back_through_the_middle():
         ops._middle_backward_cpu(
-            g, f(1), dk, dh, dh, dh, s, q, padded_d, a, A, D, m, r, alpha, vector, vector, wd, alpha, *reach
+            d, f(1), dk, dh, dh, dh, s, q, padded_g, d, a, A, D, m, r, alpha, vector, vector, wd, alpha, *reach
         )
 
     in_the_middle = (10 + 2 * K) * HT, 8 * HT
@@ -73,7 +73,7 @@ def stages(config):
         "sums for the norm": (lambda: ops._sums_backward_cpu(s, q, g, z, m, r), 4 * HT, 8 * HT),
         "back through the middle": (back_through_the_middle, (24 + 8 * K) * HT, 12 * HT),
         "back to the expansion": (
-            lambda: ops._first_prelu_backward_cpu(z, dh, g, a, A, D, alpha), 7 * HT, 12 * HT,
+            lambda: ops._prelu_backward_cpu(g, dh, a, A, D, alpha), 7 * HT, 12 * HT,
         ),
         "da x^T": (lambda: add_product_over_time(we, z, x), flops * H * B, 4 * (HT + B * T)),
         "We^T da": (lambda: product(dx, z, from_a), flops * H * B, 4 * (HT + B * T)),
