@@ -45,7 +45,6 @@ def cpu_kernel(function):
     return numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"}, error_model="numpy")(function)
 
 
-
 _threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 

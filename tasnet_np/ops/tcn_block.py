@@ -49,8 +49,8 @@ per frame instead of 6 H + B, and what is never written need not be read.
 
 On a CPU, arrays are frames first, (T, channels). SOME frames at a time go through all steps up to the next sums,
 products included (product.py), while they are in the cache. (The first design had channels first and BLAS's products
-between passes over all frames: as fast for one example with large layers, slower for all else, because BLAS reads from
-memory what the passes wrote, and because threads that meet in Python twenty times a block wait for each other.)
+between passes over all frames. It was slower, because BLAS reads from memory what the passes wrote, and because threads
+that meet in Python many times a block wait for each other.)
 
 On a GPU, arrays are channels first like everywhere else, and d is kept, too. The same steps are grouped around the
 products, whose tiles find their entries and use their results as they come: the bias, the sums for the first norm and
@@ -426,13 +426,13 @@ def _depthwise_backward_cpu(g, sg, sgx, of_taps, dd, a, m, r, alpha, gamma, w, t
 
 @cpu_kernel
 def _middle_backward_cpu(
-    g, dalpha2, dw, db, dgamma, dbeta, sg, sgx, padded_g, d, a, A, D, m, r, alpha1, gamma, beta, w, alpha2,
+    d, dalpha2, dw, db, dgamma, dbeta, sg, sgx, padded_g, a, A, D, m, r, alpha1, gamma, beta, w, alpha2,
     taps, before, after,
 ):  # fmt: skip
-    """From padded_g at the second norm to g at the first one, with the sums that it needs next. padded_g becomes dd.
+    """From padded_g at the second norm to g at the first one, with the sums that it needs next.
 
-    It has `after` frames more at the start and `before` at the end, where taps of others would have seen a: zeros.
-    g may be d: row t of d is read before row t of g is written.
+    padded_g becomes dd, and d becomes g: row t of d is read before row t of g is written. padded_g has `after` frames
+    more at the start and `before` at the end, where taps of others would have seen a: zeros.
     """
     T, H = a.shape
     padded_g[:after] = 0
@@ -451,7 +451,7 @@ def _middle_backward_cpu(
         db += some_db
         ready = until
         _depthwise_backward_cpu(
-            g[first:last], sg[first:last], sgx[first:last], some_of_taps, padded_g[first:], a[first:last],
+            d[first:last], sg[first:last], sgx[first:last], some_of_taps, padded_g[first:], a[first:last],
             m[first:last], r[first:last], alpha1, gamma, w, taps,
         )  # fmt: skip
         of_taps += some_of_taps
@@ -561,8 +561,8 @@ def _tcn_block_backward_cpu(
             M[o, c] -= e2[o]
     _statistics_backward_cpu(A, D, sg, sgx, m2, r2, H, norm)
     _middle_backward_cpu(
-        d, dalpha2, dwd, dbd, dgamma1, dbeta1, sg, sgx, padded_g, d, a, A, D, m1, r1, alpha1, gamma1, beta1, wd,
-        alpha2, taps, before, after,
+        d, dalpha2, dwd, dbd, dgamma1, dbeta1, sg, sgx, padded_g, a, A, D, m1, r1, alpha1, gamma1, beta1, wd, alpha2,
+        taps, before, after,
     )  # fmt: skip
     _statistics_backward_cpu(A, D, sg, sgx, m1, r1, H, norm)
     g = d  # that at the first norm, in the place of d

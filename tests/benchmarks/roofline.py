@@ -53,7 +53,7 @@ def stages(config):
 
     def back_through_the_middle():
         ops._middle_backward_cpu(
-            d, f(1), dk, dh, dh, dh, s, q, padded_g, d, a, A, D, m, r, alpha, vector, vector, wd, alpha, *reach
+            d, f(1), dk, dh, dh, dh, s, q, padded_g, a, A, D, m, r, alpha, vector, vector, wd, alpha, *reach
         )
 
     in_the_middle = (10 + 2 * K) * HT, 8 * HT
