@@ -37,12 +37,18 @@ def _version_of_helpers():
     return f"{zlib.crc32(text):08x}"
 
 
-def cpu_kernel(function):
+def cpu_kernel(function, inline="never"):
     """A function compiled by Numba for the CPU, by its first call, and kept on disk."""
     # A kernel in Numba's cache on disk does not notice an edit in another file: so the name knows this one.
     function.__qualname__ += f"_{_version_of_helpers()}"
     # 'reassoc' and 'contract' let sums run in vector registers. Unlike fastmath=True they keep NaN and Inf.
-    return numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"}, error_model="numpy")(function)
+    options = {"cache": True, "nogil": True, "fastmath": {"reassoc", "contract"}, "error_model": "numpy"}
+    return numba.njit(inline=inline, **options)(function)
+
+
+def cpu_function(function):
+    """A function that CPU kernels call: compiled as a part of each, not by itself and in each once more."""
+    return cpu_kernel(function, inline="always")
 
 
 _threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

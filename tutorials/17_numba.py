@@ -428,7 +428,7 @@ assert after_editing_the_caller == 2
 # The remedy is a rule of the house: a cached kernel calls no compiled function of another file. Repeating
 # three lines, as the offset of a tap is in this library, is the lesser evil. There is one exception, the matrix products
 # of [product.py](../tasnet_np/product.py). So `cpu_kernel` puts a checksum of that file into the name under which a
-# kernel is kept:
+# kernel is kept; and with `cpu_function` instead of `cpu_kernel` they become a part of the kernel that calls them.
 
 # %%
 name, version = depthwise._depthwise_forward_cpu.__qualname__.rsplit("_", 1)

@@ -48,9 +48,11 @@ What is kept for the backward is x and a, and for each frame m and r. n, d and z
 per frame instead of 6 H + B, and what is never written need not be read.
 
 On a CPU, arrays are frames first, (T, channels). SOME frames at a time go through all steps up to the next sums,
-products included (product.py), while they are in the cache. (The first design had channels first and BLAS's products
-between passes over all frames. It was slower, because BLAS reads from memory what the passes wrote, and because threads
-that meet in Python many times a block wait for each other.)
+products included (product.py), while they are in the cache. Three kernels take a block forward and three backward, with
+the norms' statistics between them; that much is left to Python, where threads that meet more often would wait for each
+other. (The first design had channels first, and BLAS's products between passes over all frames. It was slower: BLAS read
+from memory what the passes had written, and threads met some twenty times a block. Each direction as a single kernel was
+1 or 2 % faster on two threads, and took twice as long to compile.)
 
 On a GPU, arrays are channels first like everywhere else, and d is kept, too. The same steps are grouped around the
 products, whose tiles find their entries and use their results as they come: the bias, the sums for the first norm and
@@ -65,13 +67,12 @@ from typing import NamedTuple
 import numpy as np
 
 from tasnet_np.device import (
-    THREADS, block_sum, cpu_kernel, cuda, cuda_function, cuda_kernel, empty, empty_in_a_row, on_gpu, over_samples,
-    over_tiles, sizes, sum_parts, tiles,
+    THREADS, block_sum, cpu_function, cpu_kernel, cuda, cuda_function, cuda_kernel, empty, empty_in_a_row, on_gpu,
+    over_samples, over_tiles, sizes, sum_parts, tiles,
 )  # fmt: skip
 from tasnet_np.ops import depthwise, elementwise, norms, pointwise
 from tasnet_np.product import (
-    ROWS, Product, add_product_over_time, frames, panels, panels_transposed, pieces_of, product, weight,
-    weight_transposed,
+    ROWS, Product, add_product_over_time, frames, panels, pieces_of, product, weight, weight_transposed,
 )  # fmt: skip
 
 EPS = norms.EPS
@@ -137,7 +138,7 @@ def tcn_block_backward_ref(
 # over time are sums of those of SOME frames: adding very many numbers to one would round too much in float32.
 
 
-@cpu_kernel
+@cpu_function
 def _first_prelu_forward_cpu(s, q, a, b, alpha):
     """a += b in place, and the sums s of p = prelu(a) and q of p^2."""
     slope, zero = alpha[0], a.dtype.type(0)
@@ -188,7 +189,7 @@ def _statistics_forward_cpu(m, r, s, q, H, norm, eps):
         r[t] = 1 / math.sqrt(max(total_squares / n - mean * mean, 0.0) + eps)
 
 
-@cpu_kernel
+@cpu_function
 def _first_norm_forward_cpu(n, a, m, r, alpha, gamma, beta, start, stop, shift):
     """Row t + shift of n = norm(prelu(a)) for the frames t from start to stop; zeros for frames outside of a."""
     slope = alpha[0]
@@ -203,7 +204,7 @@ def _first_norm_forward_cpu(n, a, m, r, alpha, gamma, beta, start, stop, shift):
             out[c] = gamma[c] * ((p - mean) * factor) + beta[c]
 
 
-@cpu_kernel
+@cpu_function
 def _depthwise_forward_cpu(d, n, w, b, taps):
     """d = depthwise(n): frame t sees rows t + taps[k] of n."""
     for t in range(len(d)):
@@ -215,7 +216,7 @@ def _depthwise_forward_cpu(d, n, w, b, taps):
             out[c] = value
 
 
-@cpu_kernel
+@cpu_function
 def _second_prelu_forward_cpu(z, s, q, d, alpha):
     """z = prelu(d) and its sums."""
     slope, zero = alpha[0], z.dtype.type(0)
@@ -231,21 +232,38 @@ def _second_prelu_forward_cpu(z, s, q, d, alpha):
         q[t] = squares
 
 
+@cpu_function
+def _move_on_cpu(n):
+    """From one piece of the frames to the next: what the taps still reach becomes the first rows of n."""
+    for t in range(len(n) - PIECE):
+        for c in range(n.shape[1]):
+            n[t, c] = n[PIECE + t, c]
+
+
+@cpu_function
+def _add_cpu(total, terms):
+    for i in range(len(total)):
+        total[i] += terms[i]
+
+
 @cpu_kernel
 def _middle_forward_cpu(
-    y, s, q, n, a, m, r, alpha1, gamma, beta, w, b, alpha2, taps, before, after, w2, start, stop, ready,
+    y, s, q, a, m, r, alpha1, gamma, beta, w, b, alpha2, taps, before, after, w2, start, stop,
 ):  # fmt: skip
-    """y = W2 z, where z = prelu(depthwise(norm(prelu(a)))), and the sums of z, for the frames from start to stop.
-
-    n holds the normalised frames from start - before to stop + after; those before the frame `ready` are there already.
-    """
-    d, z = np.empty((SOME, a.shape[1]), a.dtype), np.empty((SOME, a.shape[1]), a.dtype)
+    """y = W2 z, where z = prelu(depthwise(norm(prelu(a)))), and the sums of z, for the frames from start to stop."""
+    H = a.shape[1]
+    n = np.empty((before + PIECE + after, H), a.dtype)  # normalised frames; row 0 is frame piece - before
+    d, z = np.empty((SOME, H), a.dtype), np.empty((SOME, H), a.dtype)
+    piece, ready = start, start - before
     for first in range(start, stop, SOME):
         last = min(first + SOME, stop)
-        _first_norm_forward_cpu(n, a, m, r, alpha1, gamma, beta, ready, last + after, before - start)
+        if first == piece + PIECE:
+            _move_on_cpu(n)
+            piece = first
+        _first_norm_forward_cpu(n, a, m, r, alpha1, gamma, beta, ready, last + after, before - piece)
         ready = last + after
         some_d, some_z = d[: last - first], z[: last - first]
-        _depthwise_forward_cpu(some_d, n[first - start :], w, b, taps)
+        _depthwise_forward_cpu(some_d, n[first - piece :], w, b, taps)
         _second_prelu_forward_cpu(some_z, s[first:last], q[first:last], some_d, alpha2)
         product(y[first:last], some_z, w2)
 
@@ -282,7 +300,7 @@ def _join_forward_cpu(x, skips, y, m, r, u, v, start, stop):
 # The kernels, backward. g is the gradient of a norm's xhat, times r; sg and sgx sum a frame's g and g * xhat.
 
 
-@cpu_kernel
+@cpu_function
 def _scale_cpu(dyr, e1, e2, dy, m, r, column):
     """The columns of dyr = dy * r from `column` on; adds their sums over time, of dy to e1 and of dy * r * m to e2."""
     column = np.uint64(column)
@@ -297,37 +315,47 @@ def _scale_cpu(dyr, e1, e2, dy, m, r, column):
 
 @cpu_kernel
 def _second_norm_backward_cpu(
-    g, d, M, e1, e2, sg, sgx, n, dx_next, dskips, a, m1, r1, m2, r2, alpha1, gamma, beta, w, b, alpha2,
-    taps, before, after, w2, start, stop, ready,
+    g, d, M, e1, sg, sgx, dx_next, dskips, a, m1, r1, m2, r2, alpha1, gamma, beta, w, b, alpha2,
+    taps, before, after, w2,
 ):  # fmt: skip
-    """g at the second norm and its sums sg and sgx, with xhat = (z - m) r, for the frames from start to stop.
+    """g at the second norm and its sums sg and sgx, with xhat = (z - m) r; M = dy xhat^T, and e1.
 
-    On the way, d once more; and what these frames add to (dy r2) z^T, in M, to e1 and to e2. n and `ready` are
-    those of `_middle_forward_cpu`.
+    On the way, d once more; n, piece and ready are those of `_middle_forward_cpu`.
     """
-    R, H = len(e1) - dskips.shape[1], a.shape[1]
-    z, dyr = np.empty((SOME, H), a.dtype), np.empty((SOME, len(e1)), a.dtype)
-    some_e1, some_e2 = np.empty(len(e1), a.dtype), np.empty(len(e1), a.dtype)
-    for first in range(start, stop, SOME):
-        last = min(first + SOME, stop)
-        _first_norm_forward_cpu(n, a, m1, r1, alpha1, gamma, beta, ready, last + after, before - start)
+    (T, H), O = a.shape, len(e1)
+    R = O - dskips.shape[1]
+    n = np.empty((before + PIECE + after, H), a.dtype)
+    z, dyr = np.empty((SOME, H), a.dtype), np.empty((SOME, O), a.dtype)
+    e2, some_e1, some_e2 = np.zeros(O, a.dtype), np.empty(O, a.dtype), np.empty(O, a.dtype)
+    e1[:] = 0
+    M[:] = 0
+    piece, ready = 0, -before
+    for first in range(0, T, SOME):
+        last = min(first + SOME, T)
+        if first == piece + PIECE:
+            _move_on_cpu(n)
+            piece = first
+        _first_norm_forward_cpu(n, a, m1, r1, alpha1, gamma, beta, ready, last + after, before - piece)
         ready = last + after
         some_z, some_dyr, some_g = z[: last - first], dyr[: last - first], g[first:last]
-        _depthwise_forward_cpu(d[first:last], n[first - start :], w, b, taps)
+        _depthwise_forward_cpu(d[first:last], n[first - piece :], w, b, taps)
         _second_prelu_forward_cpu(some_z, sg[first:last], sgx[first:last], d[first:last], alpha2)
         some_e1[:] = 0
         some_e2[:] = 0
         if R:
             _scale_cpu(some_dyr, some_e1, some_e2, dx_next[first:last], m2[first:last], r2[first:last], 0)
         _scale_cpu(some_dyr, some_e1, some_e2, dskips[first:last], m2[first:last], r2[first:last], R)
-        e1 += some_e1
-        e2 += some_e2
+        _add_cpu(e1, some_e1)
+        _add_cpu(e2, some_e2)
         add_product_over_time(M, some_dyr, some_z)
         product(some_g, some_dyr, w2)
         _sums_backward_cpu(sg[first:last], sgx[first:last], some_g, some_z, m2[first:last], r2[first:last])
+    for o in range(O):
+        for c in range(H):
+            M[o, c] -= e2[o]
 
 
-@cpu_kernel
+@cpu_function
 def _sums_backward_cpu(sg, sgx, g, z, m, r):
     """The sums over the channels of g and of g * xhat, where xhat = (z - m) r."""
     zero = z.dtype.type(0)
@@ -377,7 +405,7 @@ def _statistics_backward_cpu(A, D, sg, sgx, m, r, H, norm):
         D[:] = total_z
 
 
-@cpu_kernel
+@cpu_function
 def _prelu_backward_cpu(g, db, values, A, D, alpha):
     """From g at a norm to the gradient of the values before its PReLU, in place, with its sum db; returns that of alpha."""
     slope, zero = alpha[0], g.dtype.type(0)
@@ -397,7 +425,7 @@ def _prelu_backward_cpu(g, db, values, A, D, alpha):
     return total_alpha
 
 
-@cpu_kernel
+@cpu_function
 def _depthwise_backward_cpu(g, sg, sgx, of_taps, dd, a, m, r, alpha, gamma, w, taps):
     """From dd to g at the first norm, with its sums; of_taps[k] sums dd * xhat over time, dd where tap k saw xhat.
 
@@ -448,20 +476,22 @@ def _middle_backward_cpu(
         total_alpha += _prelu_backward_cpu(
             padded_g[ready + after : until + after], some_db, d[ready:until], A[ready:until], D[ready:until], alpha2
         )
-        db += some_db
+        _add_cpu(db, some_db)
         ready = until
         _depthwise_backward_cpu(
             d[first:last], sg[first:last], sgx[first:last], some_of_taps, padded_g[first:], a[first:last],
             m[first:last], r[first:last], alpha1, gamma, w, taps,
         )  # fmt: skip
-        of_taps += some_of_taps
+        for k in range(len(taps)):
+            _add_cpu(of_taps[k], some_of_taps[k])
     dalpha2[0] = total_alpha
     dgamma[:] = 0
     dbeta[:] = 0
     seen = np.empty(H, a.dtype)  # the sum of dd over the frames in which tap k saw a frame, not a zero
     for k in range(len(taps)):
         offset = taps[k] - before
-        seen[:] = db
+        for c in range(H):
+            seen[c] = db[c]
         for t in range(T):
             if t + offset < 0 or t + offset >= T:
                 for c in range(H):
@@ -484,7 +514,7 @@ def _expand_backward_cpu(dx, dwe, dalpha, db, g, a, A, D, alpha, x, dx_next, we)
         last = min(first + SOME, T)
         da = g[first:last]
         dalpha[0] += _prelu_backward_cpu(da, some_db, a[first:last], A[first:last], D[first:last], alpha)
-        db += some_db
+        _add_cpu(db, some_db)
         product(dx[first:last], da, we)
         add_product_over_time(dwe, da, x[first:last])
         for t in range(first, last):
@@ -493,72 +523,40 @@ def _expand_backward_cpu(dx, dwe, dalpha, db, g, a, A, D, alpha, x, dx_next, we)
                 row[c] += residual[c]
 
 
-# One sample, forward and backward: all of it one call, as threads that call into Python have to wait for each other.
+# One sample, forward and backward: in Python, since compiling these, too, would take longer than all that they call.
 
 
-@cpu_kernel
 def _tcn_block_forward_cpu(
     x_next, skips_next, a, statistics, x, skips, we, be, alpha1, gamma1, beta1, wd, bd, alpha2, w2, u, v,
     norm, taps, before, after, eps,
 ):  # fmt: skip
-    T, H = a.shape
-    m1, r1, m2, r2 = statistics[0], statistics[1], statistics[2], statistics[3]
-    s, q = np.empty(T), np.empty(T)
-    _expand_forward_cpu(a, s, q, x, panels(we), be, alpha1, 0, T)
+    (T, H), (m1, r1, m2, r2) = a.shape, statistics
+    s, q = np.empty((2, T))
+    _expand_forward_cpu(a, s, q, x, we, be, alpha1, 0, T)
     _statistics_forward_cpu(m1, r1, s, q, H, norm, eps)
     y = np.empty((T, len(u)), x.dtype)  # the rows of the residual, then those of the skip
-    n, panels_2 = np.empty((before + PIECE + after, H), x.dtype), panels(w2)
-    ready = -before
-    for start in range(0, T, PIECE):
-        stop = min(start + PIECE, T)
-        _middle_forward_cpu(
-            y, s, q, n, a, m1, r1, alpha1, gamma1, beta1, wd, bd, alpha2, taps, before, after, panels_2,
-            start, stop, ready,
-        )  # fmt: skip
-        ready = stop + after
-        _move_on_cpu(n)
+    _middle_forward_cpu(
+        y, s, q, a, m1, r1, alpha1, gamma1, beta1, wd, bd, alpha2, taps, before, after, w2, 0, T
+    )
     _statistics_forward_cpu(m2, r2, s, q, H, norm, eps)
-    for first in range(0, T, SOME):
-        last = min(first + SOME, T)
-        if len(u) > skips.shape[1]:
-            x_next[first:last] = x[first:last]
-        skips_next[first:last] = skips[first:last]
-        _join_forward_cpu(x_next, skips_next, y, m2, r2, u, v, first, last)
+    if len(u) > skips.shape[1]:
+        x_next[:] = x
+    skips_next[:] = skips
+    _join_forward_cpu(x_next, skips_next, y, m2, r2, u, v, 0, T)
 
 
-@cpu_kernel
-def _move_on_cpu(n):
-    """From one piece of the frames to the next: what the taps still reach becomes the first rows of n."""
-    for t in range(len(n) - PIECE):
-        n[t] = n[PIECE + t]
-
-
-@cpu_kernel
 def _tcn_block_backward_cpu(
     dx, dwe, dbe, dalpha1, dgamma1, dbeta1, dwd, dbd, dalpha2, M, e1, dx_next, dskips, x, a, statistics,
     we, alpha1, gamma1, beta1, wd, bd, alpha2, w2, norm, taps, before, after,
 ):  # fmt: skip
-    (T, H), O = a.shape, len(e1)
-    m1, r1, m2, r2 = statistics[0], statistics[1], statistics[2], statistics[3]
-    sg, sgx = np.empty(T), np.empty(T)
-    A, D = np.empty(T, x.dtype), np.empty(T, x.dtype)
+    (T, H), (m1, r1, m2, r2) = a.shape, statistics
+    sg, sgx = np.empty((2, T))
+    A, D = np.empty((2, T), x.dtype)
     padded_g, d = np.empty((after + T + before, H), x.dtype), np.empty((T, H), x.dtype)
-    n, e2 = np.empty((before + PIECE + after, H), x.dtype), np.zeros(O, x.dtype)
-    M[:] = 0
-    e1[:] = 0
-    panels_2 = panels_transposed(w2)
-    ready = -before
-    for start in range(0, T, PIECE):
-        stop = min(start + PIECE, T)
-        _second_norm_backward_cpu(
-            padded_g[after : after + T], d, M, e1, e2, sg, sgx, n, dx_next, dskips, a, m1, r1, m2, r2,
-            alpha1, gamma1, beta1, wd, bd, alpha2, taps, before, after, panels_2, start, stop, ready,
-        )  # fmt: skip
-        ready = stop + after
-        _move_on_cpu(n)
-    for o in range(O):
-        for c in range(H):
-            M[o, c] -= e2[o]
+    _second_norm_backward_cpu(
+        padded_g[after : after + T], d, M, e1, sg, sgx, dx_next, dskips, a, m1, r1, m2, r2,
+        alpha1, gamma1, beta1, wd, bd, alpha2, taps, before, after, w2,
+    )  # fmt: skip
     _statistics_backward_cpu(A, D, sg, sgx, m2, r2, H, norm)
     _middle_backward_cpu(
         d, dalpha2, dwd, dbd, dgamma1, dbeta1, sg, sgx, padded_g, a, A, D, m1, r1, alpha1, gamma1, beta1, wd, alpha2,
@@ -566,7 +564,7 @@ def _tcn_block_backward_cpu(
     )  # fmt: skip
     _statistics_backward_cpu(A, D, sg, sgx, m1, r1, H, norm)
     g = d  # that at the first norm, in the place of d
-    _expand_backward_cpu(dx, dwe, dalpha1, dbe, g, a, A, D, alpha1, x, dx_next, panels_transposed(we))
+    _expand_backward_cpu(dx, dwe, dalpha1, dbe, g, a, A, D, alpha1, x, dx_next, we)
 
 
 class _Folded(NamedTuple):
@@ -600,11 +598,7 @@ def _tiled_forward(x, skips, blocks):
 
     def middle(start, stop, block):
         _, _, *inner = block.inner
-        _, before, after = block.reach
-        n = np.empty((before + stop - start + after, H), x.dtype)
-        _middle_forward_cpu(
-            y(block), s, q, n, a, m, r, *inner, *block.reach, block.w2, start, stop, start - before
-        )
+        _middle_forward_cpu(y(block), s, q, a, m, r, *inner, *block.reach, block.w2, start, stop)
 
     def join(start, stop, block):
         _join_forward_cpu(x, skips, y(block), m, r, block.u, block.v, start, stop)
@@ -1048,7 +1042,7 @@ def tcn_block_forward(
     over_samples(
         _tcn_block_forward_cpu,
         (x_next, skips_next, a, statistics, x, skips),
-        (we, be, alpha1, gamma1, beta1, wd, bd, alpha2, w2, u, v, NORMS[norm], *reach, eps),
+        (panels(we), be, alpha1, gamma1, beta1, wd, bd, alpha2, panels(w2), u, v, NORMS[norm], *reach, eps),
     )
     kept = (we, alpha1, gamma1, beta1, wd, bd, alpha2, gamma2, beta2, ws, wr, w2)
     y = _channels_first(x_next), _channels_first(skips_next)
@@ -1100,7 +1094,7 @@ def tcn_block_backward(dy, cache):
     over_samples(
         _tcn_block_backward_cpu,
         (dx, *parts, dx_next, dskips, x, a, statistics),
-        (we, alpha1, gamma1, beta1, wd, bd, alpha2, w2, *settings),
+        (panels(we.T), alpha1, gamma1, beta1, wd, bd, alpha2, panels(w2.T), *settings),
     )
     *inner, dw, db = (part[0] if B == 1 else part.sum(axis=0) for part in parts)
     dgamma2, dbeta2 = np.zeros((2, H), x.dtype)

@@ -21,7 +21,7 @@ from tasnet_np.files import atomic_path
 from tasnet_np.model import Config
 from tasnet_np.ops import tcn_block as ops
 from tasnet_np.optim import Adam, clip_gradients
-from tasnet_np.product import add_product_over_time, panels, panels_transposed, product
+from tasnet_np.product import add_product_over_time, panels, product
 
 
 def stages(config):
@@ -36,7 +36,7 @@ def stages(config):
     x, skips, a, d, z, g, y = f(T, B), f(T, O - B), f(T, H), f(T, H), f(T, H), f(T, H), f(T, O)
     n, padded_g, dx = f(reach[1] + T + reach[2], H), f(reach[1] + T + reach[2], H), f(T, B)
     we, w2, wd, vector, alpha, u = f(H, B), f(O, H), f(K, H), f(H), f(1), f(O)
-    to_a, to_y, from_a, from_y = panels(we), panels(w2), panels_transposed(we), panels_transposed(w2)
+    to_a, to_y, from_a, from_y = panels(we), panels(w2), panels(we.T), panels(w2.T)
     (m, r), (s, q), (A, D) = np.abs(f(2, T)), np.empty((2, T)), f(2, T)
     dh, dk, e1, e2 = f(H), f(H, K), f(O), f(O)
     norm = ops.NORMS["cumulative_layer_norm"]

@@ -1,6 +1,7 @@
-"""From the shell to the result: imports, the first call ever, and a warm one, beside PyTorch doing the same."""
+"""From the shell to the result: imports, first calls ever, and warm ones, beside PyTorch doing the same."""
 
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -43,20 +44,31 @@ def main():
         tasnet_np.save(ConvTasNet(Config.preset("small")), model)
         denoise = [python, "-m", "tasnet_np", "denoise", noisy, "--model", model, "-o", out]
         script = TORCH.format(tests=str(Path(__file__).parents[1]), noisy=noisy, out=out)
-        cold = [seconds(denoise, NUMBA_CACHE_DIR=str(folder / f"cache{i}")) for i in range(options.rounds)]
-        seconds(denoise)
+        data = Path(tasnet_np.__file__).parents[1] / "data"
+        train = [python, "-m", "tasnet_np", "train", "--quiet", "--steps", "1", "--out", str(folder / "run")]
+        train += ["--speech", str(data / "speech"), "--noise", str(data / "noise")]
+
+        def timed(command, **environment):
+            shutil.rmtree(folder / "run", ignore_errors=True)
+            return seconds(command, **environment)
+
+        cold = {}
+        for name, command in {"denoise 10 s": denoise, "train for one step": train}.items():
+            caches = [str(folder / f"{command[3]}{i}") for i in range(options.rounds)]
+            cold[f"{name}, first call ever"] = [timed(command, NUMBA_CACHE_DIR=cache) for cache in caches]
+            timed(command)
         commands = {
             "import numba": [python, "-c", "import numba"],
             "import tasnet_np": [python, "-c", "import tasnet_np"],
             "denoise 10 s, warm": denoise,
+            "train for one step, warm": train,
             "the same network in PyTorch": [python, "-c", script],
         }
         runs = {name: [] for name in commands}
         for _ in range(2 * options.rounds + 1):
             for name, command in commands.items():
-                runs[name].append(seconds(command))
-    results = {"denoise 10 s, first call ever": statistics.median(cold)}
-    results |= {name: statistics.median(times) for name, times in runs.items()}
+                runs[name].append(timed(command))
+    results = {name: statistics.median(times) for name, times in (cold | runs).items()}
     for name, value in results.items():
         print(f"{name:<32}{value:7.2f} s")
     write_json(options.json, results)
