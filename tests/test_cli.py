@@ -309,6 +309,27 @@ def test_a_reader_that_goes_away_is_no_error():
     assert done.stderr == ""
 
 
+def test_a_command_compiles_what_it_needs_once_says_so_and_keeps_it(recordings, tmp_path):
+    command = [sys.executable, "-m", "tasnet_np", "train", "--steps", "1", "--seconds", "0.2", "--validation-mixtures", "1"]
+    command += ["--quiet", "--speech", str(recordings / "speech"), "--noise", str(recordings / "noise")]
+
+    def compiled(out):
+        environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+        done = subprocess.run([*command, "--out", str(tmp_path / out)], capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
+        lines = done.stderr.splitlines()
+        assert all(line.startswith("compiling ") for line in lines), lines
+        return [line.split()[1] for line in lines]
+
+    first = compiled("first")
+    assert {"expand_forward_cpu", "middle_backward_cpu", "adam_cpu"} < set(first)
+    # What larger kernels call is a part of them, and not compiled by itself.
+    assert not {"product", "add_product_over_time", "first_norm_forward_cpu", "sums_backward_cpu"} & set(first)
+    # Two files have kernels of these names; and one is compiled for weights as they are and for transposed ones.
+    assert {name for name in first if first.count(name) > 1} == {"frames_cpu", "overlap_add_cpu", "panels"}
+    assert compiled("second") == []
+
+
 def test_prepare_prints_writes_and_draws(recordings, tmp_path, capsys):
     folders = ["--speech", str(recordings / "speech"), "--noise", str(recordings / "noise")]
     out, picture = tmp_path / "manifest.json", tmp_path / "picture.png"
