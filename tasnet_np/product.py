@@ -248,6 +248,14 @@ FRAMES = 8 if VECTOR == 64 else 4  # rows of a tile of y: there are 32 or 16 reg
 WIDE = 2  # vectors in a row of a tile
 
 
+@cpu_function
+def _copy_columns(panel, w, left, count):
+    for t in range(len(w)):
+        line, row = panel[t], w[t, left : left + count]
+        for j in range(count):
+            line[j] = row[j]
+
+
 @cpu_kernel
 def panels(w):
     """w (M, K) in the order in which `product` reads it: pieces of its rows, (pieces, K, columns of a tile).
@@ -257,11 +265,7 @@ def panels(w):
     (M, K), columns = w.shape, WIDE * VECTOR // w.itemsize
     arranged = np.zeros(((M + columns - 1) // columns, K, columns), w.dtype)
     for p in range(len(arranged)):
-        top = p * columns
-        for k in range(K):
-            line, column = arranged[p, k], w[top : top + columns, k]
-            for j in range(len(column)):
-                line[j] = column[j]
+        _copy_columns(arranged[p], w.T, p * columns, min(columns, M - p * columns))
     return arranged
 
 
@@ -433,14 +437,6 @@ def add_product_over_time(y, x, w):
     if whole < N:
         _copy_columns(panel, w, whole, N - whole)
         _add_tiles_over_time(y, x, panel, whole)
-
-
-@cpu_function
-def _copy_columns(panel, w, left, count):
-    for t in range(len(w)):
-        line, row = panel[t], w[t, left : left + count]
-        for j in range(count):
-            line[j] = row[j]
 
 
 @cpu_function

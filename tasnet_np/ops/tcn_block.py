@@ -523,7 +523,7 @@ def _expand_backward_cpu(dx, dwe, dalpha, db, g, a, A, D, alpha, x, dx_next, we)
                 row[c] += residual[c]
 
 
-# One sample, forward and backward: in Python, since compiling these, too, would take longer than all that they call.
+# One sample, forward and backward: in Python, since compiling these, too, would take about as long again.
 
 
 def _tcn_block_forward_cpu(
