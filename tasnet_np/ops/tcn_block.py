@@ -246,25 +246,39 @@ def _add_cpu(total, terms):
         total[i] += terms[i]
 
 
+@cpu_function
+def _z_forward_cpu(
+    z, d, s, q, n, a, m, r, alpha1, gamma, beta, w, b, alpha2, taps, before, after, start, first, last,
+):  # fmt: skip
+    """z = prelu(d), with its sums, and d = depthwise(norm(prelu(a))), for the frames from first to last.
+
+    Those from `start` to `first` were made before. n holds the normalised frames of a piece; row 0 is frame piece - before.
+    """
+    piece = first - (first - start) % PIECE
+    ready = first + after  # the first frame that is not in n yet
+    if first == start:
+        ready = start - before
+    elif first == piece:
+        _move_on_cpu(n)
+    _first_norm_forward_cpu(n, a, m, r, alpha1, gamma, beta, ready, last + after, before - piece)
+    _depthwise_forward_cpu(d, n[first - piece :], w, b, taps)
+    _second_prelu_forward_cpu(z, s[first:last], q[first:last], d, alpha2)
+
+
 @cpu_kernel
 def _middle_forward_cpu(
     y, s, q, a, m, r, alpha1, gamma, beta, w, b, alpha2, taps, before, after, w2, start, stop,
 ):  # fmt: skip
     """y = W2 z, where z = prelu(depthwise(norm(prelu(a)))), and the sums of z, for the frames from start to stop."""
     H = a.shape[1]
-    n = np.empty((before + PIECE + after, H), a.dtype)  # normalised frames; row 0 is frame piece - before
+    n = np.empty((before + PIECE + after, H), a.dtype)
     d, z = np.empty((SOME, H), a.dtype), np.empty((SOME, H), a.dtype)
-    piece, ready = start, start - before
     for first in range(start, stop, SOME):
         last = min(first + SOME, stop)
-        if first == piece + PIECE:
-            _move_on_cpu(n)
-            piece = first
-        _first_norm_forward_cpu(n, a, m, r, alpha1, gamma, beta, ready, last + after, before - piece)
-        ready = last + after
         some_d, some_z = d[: last - first], z[: last - first]
-        _depthwise_forward_cpu(some_d, n[first - piece :], w, b, taps)
-        _second_prelu_forward_cpu(some_z, s[first:last], q[first:last], some_d, alpha2)
+        _z_forward_cpu(
+            some_z, some_d, s, q, n, a, m, r, alpha1, gamma, beta, w, b, alpha2, taps, before, after, start, first, last
+        )
         product(y[first:last], some_z, w2)
 
 
@@ -320,7 +334,7 @@ def _second_norm_backward_cpu(
 ):  # fmt: skip
     """g at the second norm and its sums sg and sgx, with xhat = (z - m) r; M = dy xhat^T, and e1.
 
-    On the way, d once more; n, piece and ready are those of `_middle_forward_cpu`.
+    On the way, d once more.
     """
     (T, H), O = a.shape, len(e1)
     R = O - dskips.shape[1]
@@ -329,17 +343,13 @@ def _second_norm_backward_cpu(
     e2, some_e1, some_e2 = np.zeros(O, a.dtype), np.empty(O, a.dtype), np.empty(O, a.dtype)
     e1[:] = 0
     M[:] = 0
-    piece, ready = 0, -before
     for first in range(0, T, SOME):
         last = min(first + SOME, T)
-        if first == piece + PIECE:
-            _move_on_cpu(n)
-            piece = first
-        _first_norm_forward_cpu(n, a, m1, r1, alpha1, gamma, beta, ready, last + after, before - piece)
-        ready = last + after
         some_z, some_dyr, some_g = z[: last - first], dyr[: last - first], g[first:last]
-        _depthwise_forward_cpu(d[first:last], n[first - piece :], w, b, taps)
-        _second_prelu_forward_cpu(some_z, sg[first:last], sgx[first:last], d[first:last], alpha2)
+        _z_forward_cpu(
+            some_z, d[first:last], sg, sgx, n, a, m1, r1, alpha1, gamma, beta, w, b, alpha2, taps, before, after,
+            0, first, last,
+        )  # fmt: skip
         some_e1[:] = 0
         some_e2[:] = 0
         if R:
