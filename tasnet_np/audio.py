@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import soundfile as sf
 
-from tasnet_np.files import UserError, atomic_path
+from tasnet_np.errors import UserError
+from tasnet_np.safe_files import atomic_path
 
 FORMATS = {  # suffix: how `write` encodes it; `read` goes by the contents
     ".wav": ("WAV", "PCM_16"),

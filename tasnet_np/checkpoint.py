@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from tasnet_np.device import move
-from tasnet_np.files import UserError, atomic_path
+from tasnet_np.errors import UserError
+from tasnet_np.safe_files import atomic_path
 from tasnet_np.model import Config, ConvTasNet
 
 FORMAT, VERSION = "tasnet_np checkpoint", 1

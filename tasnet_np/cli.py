@@ -11,7 +11,7 @@ import os
 import sys
 
 from tasnet_np.cli_train import add_prepare, add_report, add_train
-from tasnet_np.files import UserError
+from tasnet_np.errors import UserError
 from tasnet_np.options import add_computing, announce_compiling, as_json, command, compute_as
 
 

@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 
-from tasnet_np.files import UserError
+from tasnet_np.errors import UserError
 from tasnet_np.options import add_computing, command, compute_as
 
 

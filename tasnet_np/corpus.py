@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from tasnet_np.audio import Blocks, resample, rms_db
-from tasnet_np.files import UserError
+from tasnet_np.errors import UserError
 from tasnet_np.layouts import folders
 from tasnet_np.manifest import inspect, part_items, part_names
 

@@ -11,7 +11,7 @@ from tasnet_np.augment import (
     LOWEST_CUTOFF, SPEED_STEPS, Augmentation, change_speed, coloured, low_pass, overload, reverberate, synthetic_room,
 )  # fmt: skip
 from tasnet_np.corpus import Clip, Corpus, load_corpus, split
-from tasnet_np.files import UserError
+from tasnet_np.errors import UserError
 
 __all__ = [
     "Batch", "Clip", "Corpus", "Mixer", "Prefetcher", "fixed_batches", "load_corpus", "mix", "noise_crop", "split", "utterance",

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from tasnet_np.audio import (
     FORMATS, UNLIMITED, Blocks, at_level, find_audio, read, resample, seconds, write, write_blocks,
 )  # fmt: skip
-from tasnet_np.files import UserError
+from tasnet_np.errors import UserError
 from tasnet_np.level import LEVEL_DB, fit_level
 from tasnet_np.long_files import LongSeparation, Segments
 from tasnet_np.metrics import without_mean

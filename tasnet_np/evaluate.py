@@ -4,7 +4,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tasnet_np.audio import read, rms_db
-from tasnet_np.files import UserError
+from tasnet_np.errors import UserError
 from tasnet_np.level import fit_level
 from tasnet_np.metrics import PERCEPTUAL, perceptual_measures, sdr, si_snr, without_mean
 

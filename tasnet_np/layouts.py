@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasnet_np.audio import find_audio
-from tasnet_np.files import UserError
+from tasnet_np.errors import UserError
 
 ROOT_SPEAKER = "."  # speaker of the files that lie directly in the speech folder
 PARTS = ("training", "validation", "test")

@@ -12,7 +12,7 @@ import tempfile
 import numpy as np
 
 from tasnet_np.audio import BLOCK, check_finite
-from tasnet_np.files import UserError
+from tasnet_np.errors import UserError
 from tasnet_np.level import LEVEL_DB, about_the_means, gains_of, products_of
 from tasnet_np.model import SOURCES
 from tasnet_np.resampling import Resampler

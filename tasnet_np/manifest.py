@@ -22,7 +22,8 @@ import numpy as np
 from tqdm import tqdm
 
 from tasnet_np.audio import UNKNOWN_LENGTH, Blocks, check_finite
-from tasnet_np.files import UserError, atomic_path
+from tasnet_np.errors import UserError
+from tasnet_np.safe_files import atomic_path
 from tasnet_np.layouts import PARTS
 
 FORMAT, VERSION = "tasnet_np manifest", 1

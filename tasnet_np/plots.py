@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tasnet_np.files import UserError, atomic_path
+from tasnet_np.errors import UserError
+from tasnet_np.safe_files import atomic_path
 
 WINDOW_SECONDS = 0.032  # shows the harmonics of a voice, and still its syllables
 RANGE_DB = 80.0  # from the loudest point down to the end of the colour scale

@@ -23,7 +23,8 @@ from tasnet_np.corpus import Store, open_corpus
 from tasnet_np.data import fixed_batches
 from tasnet_np.denoise import separate
 from tasnet_np.evaluate import score
-from tasnet_np.files import UserError, atomic_path
+from tasnet_np.errors import UserError
+from tasnet_np.safe_files import atomic_path
 from tasnet_np.plots import RANGE_DB, figure, spectrogram
 from tasnet_np.train import VALIDATION_SNRS_DB, read_run
 

@@ -40,7 +40,8 @@ from tasnet_np.corpus import CACHE_BYTES, Store, open_corpus
 from tasnet_np.data import Batch, Mixer, Prefetcher, fixed_batches
 from tasnet_np.device import move
 from tasnet_np.evaluate import evaluate
-from tasnet_np.files import UserError, atomic_path, lock, remove_temporaries
+from tasnet_np.errors import UserError
+from tasnet_np.safe_files import atomic_path, lock, remove_temporaries
 from tasnet_np.layers import NegativeSISNR
 from tasnet_np.model import Config, ConvTasNet
 from tasnet_np.optim import Adam, HalveOnPlateau, WeightAverage, clip_gradients, warm_up_and_cosine

@@ -9,7 +9,7 @@ import pytest
 import soundfile as sf
 
 from tasnet_np import audio
-from tasnet_np.files import UserError
+from tasnet_np.errors import UserError
 
 RATE = 16000
 

@@ -6,7 +6,7 @@ import pytest
 from tasnet_np import audio
 from tasnet_np.augment import Augmentation, change_speed, coloured, low_pass, overload, reverberate, synthetic_room
 from tasnet_np.data import Clip, Corpus, Mixer, Prefetcher
-from tasnet_np.files import UserError
+from tasnet_np.errors import UserError
 
 RATE = 8000
 

@@ -9,7 +9,7 @@ import pytest
 from tasnet_np import audio, corpus, manifest
 from tasnet_np.corpus import PIECE_SECONDS, Store, load_corpus, open_corpus
 from tasnet_np.data import Mixer
-from tasnet_np.files import UserError
+from tasnet_np.errors import UserError
 from tasnet_np.layouts import ROOT_SPEAKER, Found
 
 RATE = 8000

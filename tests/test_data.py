@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tasnet_np import audio, data
 from tasnet_np.data import Clip, Corpus, Mixer
-from tasnet_np.files import UserError
+from tasnet_np.errors import UserError
 
 RATE = 8000
 

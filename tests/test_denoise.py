@@ -11,7 +11,7 @@ import soundfile
 from tasnet_np import denoise
 from tasnet_np.audio import read
 from tasnet_np.denoise import PEAK, denoise_files, separate
-from tasnet_np.files import UserError
+from tasnet_np.errors import UserError
 from tasnet_np.level import LOUDEST_DB
 
 RATE = 8000

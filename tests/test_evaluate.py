@@ -7,7 +7,7 @@ import pytest
 
 from tasnet_np.data import Batch
 from tasnet_np.evaluate import evaluate, table
-from tasnet_np.files import UserError
+from tasnet_np.errors import UserError
 
 # Three signals without mean, at right angles to each other, all at the same level.
 SPEECH = np.array([1.0, 1.0, -1.0, -1.0])

@@ -15,7 +15,7 @@ import soundfile
 from killing import records, run_with_kills, start
 from tasnet_np import UserError, checkpoint
 from tasnet_np.cli import main
-from tasnet_np.files import lock, remove_temporaries
+from tasnet_np.safe_files import lock, remove_temporaries
 from tasnet_np.model import Config
 from tasnet_np.train import Recipe, resume, train
 
@@ -92,7 +92,7 @@ def test_two_runs_in_one_folder(recordings, tmp_path, capsys):
 
 
 def test_the_lock_of_a_killed_program_goes_with_it(tmp_path):
-    code = f"import os, signal; from tasnet_np.files import lock\nwith lock({str(tmp_path)!r}): os.kill(os.getpid(), 9)"
+    code = f"import os, signal; from tasnet_np.safe_files import lock\nwith lock({str(tmp_path)!r}): os.kill(os.getpid(), 9)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == -9
     with lock(tmp_path), pytest.raises(UserError, match="another run is writing"):
         with lock(tmp_path):

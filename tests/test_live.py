@@ -9,7 +9,7 @@ import pytest
 
 import tasnet_np
 from tasnet_np.cli import main
-from tasnet_np.files import UserError
+from tasnet_np.errors import UserError
 from tasnet_np.gradcheck import reduced
 from tasnet_np.live import Processor, run
 from tasnet_np.model import PRESETS, ConvTasNet

@@ -13,7 +13,7 @@ from tasnet_np.audio import read
 from tasnet_np.cli import main
 from tasnet_np.data import Mixer, load_corpus
 from tasnet_np.denoise import denoise_files, separate
-from tasnet_np.files import UserError
+from tasnet_np.errors import UserError
 from tasnet_np.gradcheck import reduced
 from tasnet_np.long_files import FADE_SECONDS, SEAM_DB, Segments
 from tasnet_np.model import PRESETS, ConvTasNet

@@ -10,7 +10,7 @@ import soundfile
 from tasnet_np import audio, layouts, manifest
 from tasnet_np.corpus import Store, open_corpus
 from tasnet_np.data import Mixer, fixed_batches
-from tasnet_np.files import UserError
+from tasnet_np.errors import UserError
 from tasnet_np.manifest import make_manifest
 
 RATE = 8000

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasnet_np import audio, metrics
-from tasnet_np.files import UserError
+from tasnet_np.errors import UserError
 from tasnet_np.metrics import sdr, sdr_improvement, si_snr, si_snr_improvement, without_mean
 
 # Three signals without mean, at right angles to each other.

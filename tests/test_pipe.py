@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import tasnet_np
 from tasnet_np.cli import main
-from tasnet_np.files import UserError
+from tasnet_np.errors import UserError
 from tasnet_np.gradcheck import reduced
 from tasnet_np.model import PRESETS, ConvTasNet
 from tasnet_np.online import OnlineSeparator

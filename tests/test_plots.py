@@ -7,7 +7,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from tasnet_np.files import UserError
+from tasnet_np.errors import UserError
 from tasnet_np.plots import RANGE_DB, learning_curves, spectrogram, spectrograms
 
 RATE = 8000

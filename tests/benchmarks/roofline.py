@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from tasnet_np import ConvTasNet, NegativeSISNR
 from tasnet_np.device import keep_freed_memory, set_threads
-from tasnet_np.files import atomic_path
+from tasnet_np.safe_files import atomic_path
 from tasnet_np.model import Config
 from tasnet_np.ops import tcn_block as ops
 from tasnet_np.optim import Adam, clip_gradients

@@ -21,7 +21,7 @@ import numpy as np
 from side_by_side import in_turns, machine, parser, write_json
 
 from tasnet_np import Config, ConvTasNet
-from tasnet_np.files import atomic_path
+from tasnet_np.safe_files import atomic_path
 from tasnet_np.streaming import Streamer
 
 CASES = {

@@ -17,7 +17,7 @@ import numpy as np
 
 from tasnet_np.audio import at_level, rms_db
 from tasnet_np.data import mix
-from tasnet_np.files import UserError
+from tasnet_np.errors import UserError
 
 rate = 8000  # Hz
 

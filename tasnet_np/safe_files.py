@@ -1,4 +1,4 @@
-"""Errors meant for the user, and files that are written whole or not at all."""
+"""Files that are written whole or not at all, and folders that one program has to itself."""
 
 import contextlib
 import errno
@@ -7,17 +7,12 @@ import re
 import secrets
 from pathlib import Path
 
+from tasnet_np.errors import UserError
+
 try:
     import fcntl
 except ImportError:  # Windows has no flock: there, two programs in one folder are not noticed
     fcntl = None
-
-
-class UserError(ValueError):
-    """A user's mistake, told in one line: the file or argument, the value found, what to do."""
-
-    def __init__(self, message):
-        super().__init__(" ".join(str(message).splitlines()))
 
 
 @contextlib.contextmanager
@@ -40,7 +35,7 @@ def atomic_path(path):
     Raises
     ------
     UserError
-        The folder is missing or not writable, the disk is full, or ``path`` is not a file.
+        The folder is missing or not writable, the disk is full, or `path` is not a regular file.
     """
     path = Path(path)
     temporary = path.parent / f".{secrets.token_hex(8)}{path.suffix}"

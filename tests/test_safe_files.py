@@ -5,7 +5,8 @@ import os
 
 import pytest
 
-from tasnet_np.files import UserError, atomic_path
+from tasnet_np.errors import UserError
+from tasnet_np.safe_files import atomic_path
 
 
 def listing(folder):
