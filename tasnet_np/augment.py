@@ -8,8 +8,8 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from tasnet_np.audio import resample
 from tasnet_np.errors import UserError
+from tasnet_np.resampling import resample
 
 SPEED_STEPS = 40  # speeds are multiples of 1 / SPEED_STEPS, which keeps the resampling exact and cheap
 DECAY_SECONDS = (0.15, 0.6)  # shortest and longest time in which a synthetic room's sound falls by 60 dB

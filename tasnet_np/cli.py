@@ -107,7 +107,7 @@ def _plot_before_and_after(options, written):
     """A picture for every recording denoised: the first channel before and after. Returns the pictures."""
     from pathlib import Path
 
-    from tasnet_np.audio import find_audio, read
+    from tasnet_np.audio_files import find_audio, read
     from tasnet_np.plots import spectrograms
 
     sources = []

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from tasnet_np.audio import Blocks, resample, rms_db
+from tasnet_np.audio_files import AudioFile
 from tasnet_np.errors import UserError
 from tasnet_np.layouts import folders
+from tasnet_np.level import rms_db
 from tasnet_np.manifest import inspect, part_items, part_names
+from tasnet_np.resampling import resample
 
 PIECE_SECONDS = 30.0  # a longer recording is cut into equal pieces of at most this
 ASSUMED_LEVEL_DB = -30.0  # of a recording whose samples were not inspected
@@ -146,7 +148,7 @@ class StoredClip:
         return self.store.get((entry.folder, entry.path, self.noise_of_pair, int(index)), make)
 
     def _mono(self, noisy, start, stop):
-        file = Blocks(self.manifest.path(self.entry, noisy))
+        file = AudioFile(self.manifest.path(self.entry, noisy))
         if file.rate != self.entry.rate:
             raise UserError(f"{file.path}: is at {file.rate} Hz, was at {self.entry.rate}; prepare the recordings anew")
         return file.part(start, stop).mean(axis=0)  # (n,)

@@ -6,18 +6,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tasnet_np.audio import at_level, rms_db
 from tasnet_np.augment import (
     LOWEST_CUTOFF, SPEED_STEPS, Augmentation, change_speed, coloured, low_pass, overload, reverberate, synthetic_room,
 )  # fmt: skip
 from tasnet_np.corpus import Clip, Corpus, load_corpus, split
 from tasnet_np.errors import UserError
+from tasnet_np.level import LEVEL_DB, at_level, rms_db
 
 __all__ = [
     "Batch", "Clip", "Corpus", "Mixer", "Prefetcher", "fixed_batches", "load_corpus", "mix", "noise_crop", "split", "utterance",
 ]  # fmt: skip
 
-LEVEL_DB = -25.0  # dBFS: the RMS level of a mixture
 PAUSE_DB = 30.0  # a crop this far below its recording is a pause, not a source
 GAP_SECONDS = (0.1, 0.3)  # shortest and longest gap between the clips of an utterance
 MORE_NOISE_DB = (-10.0, 0.0)  # level of every further noise against the first

@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from tasnet_np.audio import (
-    FORMATS, UNLIMITED, Blocks, at_level, find_audio, read, resample, seconds, write, write_blocks,
+from tasnet_np.audio_files import (
+    FORMATS, UNLIMITED, AudioFile, find_audio, read, seconds_by_header, write, write_blocks,
 )  # fmt: skip
 from tasnet_np.errors import UserError
-from tasnet_np.level import LEVEL_DB, fit_level
+from tasnet_np.level import LEVEL_DB, at_level, fit_level
 from tasnet_np.long_files import LongSeparation, Segments
 from tasnet_np.metrics import without_mean
+from tasnet_np.resampling import resample
 from tasnet_np.streaming import Streamer
 
 WHOLE_BYTES = 1 << 30  # of memory: what needs more goes block by block where it can
@@ -154,7 +155,7 @@ def denoise_files(inputs, model, output, *, noise_out=None, segment_seconds=None
 
 def _denoise_file(source, paths, model, segment_seconds):
     """Read one file and write its speech, and its background if there are two paths."""
-    file = Blocks(source)
+    file = AudioFile(source)
     encodings = [_encoding(file, path) for path in paths]
     network = _in_pieces(file, model, segment_seconds)
     if network:
@@ -184,7 +185,7 @@ def _make_folders(paths):
 def _in_pieces(file, model, segment_seconds):
     """What runs a recording in constant memory, or None where the whole of it is to go at once."""
     c = model.config
-    samples = seconds(file.path) * c.sample_rate  # 0 where the length is not known
+    samples = seconds_by_header(file.path) * c.sample_rate  # 0 where the length is not known
     needed = file.channels * c.inference_bytes(max(1, round(samples)))
     if c.norm != "gLN" and (needed > WHOLE_BYTES or not samples):
         return Streamer(model, file.channels)

@@ -3,12 +3,12 @@
 import numpy as np
 from tqdm import tqdm
 
-from tasnet_np.audio import read, rms_db
+from tasnet_np.audio_files import read
 from tasnet_np.errors import UserError
-from tasnet_np.level import fit_level
+from tasnet_np.level import fit_level, rms_db
 from tasnet_np.metrics import PERCEPTUAL, perceptual_measures, sdr, si_snr, without_mean
+from tasnet_np.model import SOURCES
 
-SOURCES = ("speech", "noise")
 MORE = {  # further measures of the speech, and their column heads
     "sdr_db": "SDR", "sdri_db": "SDRi", "stoi_before": "STOI in", "stoi": "STOI", "estoi_before": "ESTOI in",
     "estoi": "ESTOI", "pesq_before": "PESQ in", "pesq": "PESQ",

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasnet_np.audio import find_audio
+from tasnet_np.audio_files import find_audio
 from tasnet_np.errors import UserError
 
 ROOT_SPEAKER = "."  # speaker of the files that lie directly in the speech folder

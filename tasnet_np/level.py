@@ -1,16 +1,16 @@
-"""The level of separated sources: brought back to what they have in the mixture, at the end or as they come.
+"""Levels: of a signal, of separated sources in their mixture, and of sources as they come.
 
 SI-SNR leaves the level and the polarity of a model's outputs free: they may be a thousand times too
 loud, or inverted. `fit_level` finds the two gains with which they add up to the mixture again, and
-`RunningLevel` does the same for a stream, from what it has heard so far.
+`RunningLevel` does the same for a stream, from what has come in so far.
 """
 
 import numpy as np
 
 from tasnet_np.metrics import without_mean
 
+LEVEL_DB = -25.0  # dBFS: the RMS level of the mixtures that a model is trained on, and hears later
 COLLINEAR = 0.98  # cos^2 between the two estimates above which they count as one signal
-LEVEL_DB = -25.0  # dBFS: the RMS level of the mixtures that a model is trained on
 LOUDEST_DB = 3.0  # how far the RMS of a restored source may exceed the mixture's
 
 STEPS_PER_SECOND = 100  # how often a stream's gains are fitted anew
@@ -18,6 +18,20 @@ SLOPE_DB = 10.0  # how fast they then move, per second: 1 dB in 100 ms
 FADE_STEPS = 10  # over which the first sound of a stream fades in, while its gains settle
 DIP_DB = 30.0  # how far a gain falls before its polarity changes
 CONSTANT = 1e-10  # share of the energy about the mean below which a signal counts as constant
+
+
+def rms_db(samples):
+    """Root mean square of all samples in dB re full scale (dBFS); -inf for silence."""
+    power = np.mean(np.square(samples, dtype=np.float64))
+    return float(10 * np.log10(power)) if power > 0 else -np.inf
+
+
+def at_level(samples, level_db):
+    """Samples scaled so that `rms_db(samples)` is `level_db`; silence is returned unchanged."""
+    if not np.any(samples):
+        return samples
+    gain = 10 ** ((level_db - rms_db(samples)) / 20)  # beyond float32 for very quiet samples
+    return np.multiply(samples, gain, dtype=np.float64).astype(samples.dtype)
 
 
 def fit_level(mixture, sources):

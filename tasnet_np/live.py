@@ -10,8 +10,8 @@ import time
 
 import numpy as np
 
-from tasnet_np.audio import rms_db
 from tasnet_np.errors import UserError
+from tasnet_np.level import rms_db
 from tasnet_np.online import OnlineSeparator
 from tasnet_np.pipe import Timing
 

@@ -11,7 +11,7 @@ import tempfile
 
 import numpy as np
 
-from tasnet_np.audio import BLOCK, check_finite
+from tasnet_np.audio_files import BLOCK, check_finite
 from tasnet_np.errors import UserError
 from tasnet_np.level import LEVEL_DB, about_the_means, gains_of, products_of
 from tasnet_np.model import SOURCES
@@ -84,7 +84,7 @@ class LongSeparation:
 
     Parameters
     ----------
-    blocks : audio.Blocks
+    blocks : audio_files.AudioFile
     network : Streamer or Segments
         For as many channels as the recording has.
     model_rate : int

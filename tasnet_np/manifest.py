@@ -21,10 +21,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from tasnet_np.audio import UNKNOWN_LENGTH, Blocks, check_finite
+from tasnet_np.audio_files import UNKNOWN_LENGTH, AudioFile, check_finite
 from tasnet_np.errors import UserError
-from tasnet_np.safe_files import atomic_path
 from tasnet_np.layouts import PARTS
+from tasnet_np.safe_files import atomic_path
 
 FORMAT, VERSION = "tasnet_np manifest", 1
 SILENCE_DB = -90.0  # below this (dBFS), less than the last of 16 bits, a recording is silent
@@ -114,7 +114,7 @@ def inspect(found, *, contents=True, progress=False, threads=2):
 
 def _look(one, folder, contents):
     """The Entry of one file, or of one pair."""
-    files = [Blocks(one.folder / path, header=not contents) for path in (one.path, one.noisy) if path]
+    files = [AudioFile(one.folder / path, header=not contents) for path in (one.path, one.noisy) if path]
     measured = [_contents(file) for file in files][0] if contents else {}
     headers = [_header(file) for file in files]
     if headers[-1] != headers[0]:
@@ -125,7 +125,7 @@ def _look(one, folder, contents):
 
 
 def _header(file):
-    """Rate, channels and frames of a `Blocks`, by its header alone where that gives them."""
+    """Rate, channels and frames of a `AudioFile`, by its header alone where that gives them."""
     frames = file.frames
     if frames == UNKNOWN_LENGTH:
         frames = sum(block.shape[1] for block in file)
@@ -135,7 +135,7 @@ def _header(file):
 
 
 def _contents(file):
-    """Length, level, clipping and digest of a `Blocks`, block by block."""
+    """Length, level, clipping and digest of a `AudioFile`, block by block."""
     digest, energy, frames, clipped = hashlib.blake2b(digest_size=16), 0.0, 0, 0
     for block in file:
         check_finite(file.path, block)

@@ -8,8 +8,8 @@ import warnings
 
 import numpy as np
 
-from tasnet_np.audio import resample
 from tasnet_np.errors import UserError
+from tasnet_np.resampling import resample
 
 EPS = 1e-8  # keeps the SI-SNR within +-80 dB
 PERCEPTUAL = ("stoi", "estoi", "pesq")  # from packages of the extra `metrics`

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tasnet_np.audio import STREAMED
+from tasnet_np.audio_files import PLACEHOLDER_SIZE
 from tasnet_np.errors import UserError
 from tasnet_np.model import SOURCES
 from tasnet_np.online import OnlineSeparator
@@ -87,7 +87,7 @@ def read_wav_header(file):
     while len(chunk := _exactly(file, 8)) == 8:  # name, size, contents
         name, size = chunk[:4], int.from_bytes(chunk[4:], "little")
         if name == b"data" and pcm:
-            return pcm, None if size >= STREAMED else size
+            return pcm, None if size >= PLACEHOLDER_SIZE else size
         contents = _exactly(file, size + size % 2)  # chunks start at even places
         if name == b"fmt ":
             pcm = _wav_format(contents)

@@ -1,22 +1,67 @@
-"""Resampling as sound arrives: the numbers of `audio.resample`, with a filter's reach of delay."""
+"""Other sample rates: of a whole signal (`resample`), and of sound as it arrives (`Resampler`)."""
 
 import math
+import numbers
 
 import numpy as np
 
+from tasnet_np.errors import UserError
+
+
+def resample(samples, rate_in, rate_out):
+    """Change the sample rate along the last axis.
+
+    A polyphase low-pass filter (scipy.signal.resample_poly) removes what lies above the lower of
+    the two Nyquist frequencies.
+
+    Parameters
+    ----------
+    samples : ndarray, shape (..., n)
+    rate_in, rate_out : int
+        Hz.
+
+    Returns
+    -------
+    ndarray, shape (..., ceil(n * rate_out / rate_in)), of the same dtype
+        The input itself where the rates are equal.
+
+    Raises
+    ------
+    UserError
+        A rate is not a whole number above 0.
+    """
+    check_rate("rate_in", rate_in)
+    check_rate("rate_out", rate_out)
+    if rate_in == rate_out:
+        return samples
+    from scipy.signal import resample_poly  # takes half a second to import, and most files need no resampling
+
+    return resample_poly(samples, rate_out, rate_in, axis=-1)
+
+
+def check_rate(name, rate):
+    """Refuse a sample rate that is not a whole number above 0."""
+    if not isinstance(rate, numbers.Integral) or rate < 1:
+        raise UserError(f"{name}: sample rate {rate}; give a whole number of hertz above 0")
+
 
 class Resampler:
-    """Changes the sample rate of a stream by the ratio up / down.
+    """Changes the sample rate of sound as it arrives. Its outputs come later by the reach of its filter.
 
-    All outputs put together are `audio.resample` of all inputs put together, to rounding errors.
-    Output j hears the inputs k with |j * down - k * up| <= half, half the length of the filter; older
-    ones are not kept.
+    With up / down the ratio of the rates, output j depends on the inputs k with |j * down - k * up| <= half, where
+    `half` is half the length of the filter. All outputs put together are `resample` of all inputs put together,
+    but for rounding errors. Inputs that no later output needs are dropped.
 
     Parameters
     ----------
     rate_in, rate_out : int
         Hz.
     channels : int
+
+    Attributes
+    ----------
+    delay_seconds : float
+        How much later an output comes than the input of the same time.
     """
 
     def __init__(self, rate_in, rate_out, channels=1):
@@ -29,13 +74,13 @@ class Resampler:
         self.reset()
 
     def reset(self):
-        """Forget everything: the next sample is the first of a new stream."""
+        """Forget everything: the next sample is the first of a new sound."""
         self._received = self._given = 0  # samples in, samples out
         self._first = 0  # place of the first input kept: a multiple of `down`, so that outputs align
         self._kept = np.zeros((self.channels, 0), np.float32)
 
     def process(self, samples):
-        """Take in the next samples (channels, n) float32; return the outputs that have become final."""
+        """Take in the next samples (channels, n) float32; return the outputs that are complete."""
         if self._filter is None:
             return samples
         self._kept = np.concatenate([self._kept, samples], axis=1)
@@ -43,23 +88,23 @@ class Resampler:
         return self._until(-(-(self._received * self._up - self._half) // self._down))
 
     def flush(self):
-        """End the stream: return the outputs still missing, and reset."""
+        """End the sound: return the outputs still missing, and reset."""
         outputs = self._until(-(-self._received * self._up // self._down))
         self.reset()
         return outputs
 
-    def _until(self, final):
-        """The outputs from where the last call stopped to `final`."""
-        if final <= self._given:
+    def _until(self, stop):
+        """The outputs from the end of the last call to output number `stop`."""
+        if stop <= self._given:
             return np.zeros((self.channels, 0), np.float32)
-        from scipy.signal import resample_poly  # see audio.resample
+        from scipy.signal import resample_poly  # see `resample`
 
         outputs = resample_poly(self._kept, self._up, self._down, axis=1, window=self._filter)
-        offset = self._first * self._up // self._down  # of the first of them
-        outputs = outputs[:, self._given - offset : final - offset]
-        self._given = final
-        heard = (final * self._down - self._half) // self._up  # the next output's first input
-        first = max(0, heard // self._down * self._down)
+        offset = self._first * self._up // self._down  # number of the first of these outputs
+        outputs = outputs[:, self._given - offset : stop - offset]
+        self._given = stop
+        needed = (stop * self._down - self._half) // self._up  # the first input that the next output needs
+        first = max(0, needed // self._down * self._down)
         self._kept = self._kept[:, first - self._first :]
         self._first = first
         return outputs

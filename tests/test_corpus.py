@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasnet_np import audio, corpus, manifest
+from tasnet_np import audio_files, corpus, manifest
 from tasnet_np.corpus import PIECE_SECONDS, Store, load_corpus, open_corpus
 from tasnet_np.data import Mixer
 from tasnet_np.errors import UserError
@@ -27,10 +27,10 @@ def folders(tmp_path):
     for seed, name in enumerate(("ann/1.wav", "ann/deep/2.flac", "bob/1.wav", "loose.wav")):
         path = speech / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        audio.write(path, gaussian(4000, seed), RATE)
+        audio_files.write(path, gaussian(4000, seed), RATE)
     noise.mkdir()
     for seed, name in enumerate(("a.wav", "b.ogg")):
-        audio.write(noise / name, gaussian(10000, 10 + seed), 20000)
+        audio_files.write(noise / name, gaussian(10000, 10 + seed), 20000)
     return speech, noise
 
 
@@ -58,7 +58,7 @@ def test_channels_are_averaged_and_resampled(tmp_path):
     tone = np.sin(2 * np.pi * 500 * np.arange(20000) / 20000).astype(np.float32)
     for folder in ("speech", "noise"):
         (tmp_path / folder).mkdir()
-        audio.write(tmp_path / folder / "a.wav", np.stack([0.9 * tone, 0.3 * tone]), 20000, subtype="FLOAT")
+        audio_files.write(tmp_path / folder / "a.wav", np.stack([0.9 * tone, 0.3 * tone]), 20000, subtype="FLOAT")
     loaded, problems = load_corpus(tmp_path / "speech", tmp_path / "noise", RATE)
     expected = 0.6 * np.sin(2 * np.pi * 500 * np.arange(8000) / 8000)
     assert problems == []
@@ -71,9 +71,9 @@ def test_broken_and_silent_files_are_skipped_and_named(folders):
     (speech / "ann" / "list.csv").touch()
     (speech / "bob" / "empty.wav").touch()
     (speech / "bob" / "cut.wav").write_bytes((speech / "bob" / "1.wav").read_bytes()[:-100])
-    audio.write(speech / "bob" / "silent.wav", np.zeros(100), RATE)
+    audio_files.write(speech / "bob" / "silent.wav", np.zeros(100), RATE)
     opposite = gaussian(100) * np.float32([[1], [-1]])  # averaged, all but silent
-    audio.write(speech / "bob" / "opposite.wav", opposite, RATE)
+    audio_files.write(speech / "bob" / "opposite.wav", opposite, RATE)
     loaded, problems = load_corpus(speech, noise, RATE)
     assert sum(map(len, loaded.speakers.values())) == 4
     assert problems == [
@@ -140,7 +140,7 @@ def long_corpus(tmp_path, store, seconds=95):
         (tmp_path / kind).mkdir(exist_ok=True)
         for i in range(3):
             ramp = np.linspace(0.1, 0.9, seconds * RATE) * (1 - 2 * (np.arange(seconds * RATE) % 2))
-            audio.write(tmp_path / kind / f"{i}.wav", ramp * (1 + i) / 3, RATE, subtype="FLOAT")
+            audio_files.write(tmp_path / kind / f"{i}.wav", ramp * (1 + i) / 3, RATE, subtype="FLOAT")
     found = [Found(kind, tmp_path / kind, f"{i}.wav") for kind in ("speech", "noise") for i in range(3)]
     places, entries, problems = manifest.inspect(found)
     assert problems == []
@@ -151,7 +151,7 @@ def test_a_long_recording_is_read_in_pieces_that_make_it_up(tmp_path):
     loaded = long_corpus(tmp_path, Store())
     clip = loaded.noises[0]
     assert clip.pieces == 4 and 95 / 4 < PIECE_SECONDS
-    whole = audio.read(tmp_path / "noise" / "0.wav").samples[0]
+    whole = audio_files.read(tmp_path / "noise" / "0.wav").samples[0]
     assert np.array_equal(np.concatenate([clip.piece(i) for i in range(4)]), whole)
     starts = {clip.part(np.random.default_rng(seed))[0] for seed in range(50)}
     assert starts == {clip.piece(i)[0] for i in range(4)}
@@ -189,7 +189,7 @@ def test_a_folder_that_vanished_ends_with_one_line(folders, tmp_path):
 
 def test_a_file_that_is_shorter_than_when_it_was_inspected_is_named(folders):
     loaded, _ = load_corpus(*folders, RATE)
-    audio.write(folders[1] / "a.wav", gaussian(500), 20000)
+    audio_files.write(folders[1] / "a.wav", gaussian(500), 20000)
     with pytest.raises(UserError, match="ends at sample 500, expected at least 10000; it has changed"):
         loaded.noises[0].part(RNG)
     assert corpus.CACHE_BYTES == 1 << 30

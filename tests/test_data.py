@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasnet_np import audio, data
+from tasnet_np import data
 from tasnet_np.data import Clip, Corpus, Mixer
 from tasnet_np.errors import UserError
+from tasnet_np.level import rms_db
 
 RATE = 8000
 
@@ -46,7 +47,7 @@ def check_mix(mix, speech, noise, snr_db):
     assert mixture.dtype == sources.dtype == np.float32
     assert sources.shape == (2, *mixture.shape)
     assert np.array_equal(mixture, sources.sum(0))
-    assert audio.rms_db(mixture) == pytest.approx(-25.0, abs=1e-3)
+    assert rms_db(mixture) == pytest.approx(-25.0, abs=1e-3)
     assert measured_snr_db(sources) == pytest.approx(snr_db, abs=1e-4)
     for source, original in zip(sources, (speech, noise)):  # a gain, and no more
         gain = np.linalg.norm(source.astype(float)) / np.linalg.norm(original.astype(float))
@@ -58,7 +59,7 @@ def mix_with_a_root_too_many(speech, noise, snr_db, level_db=-25.0):
     rms_speech, rms_noise = np.sqrt(np.mean(speech**2)), np.sqrt(np.mean(noise**2))
     sources = np.stack([speech, noise * np.sqrt(rms_speech / 10 ** (snr_db / 20) / rms_noise)])
     sources = sources.astype(np.float32)
-    sources *= np.float32(10 ** ((level_db - audio.rms_db(sources.sum(0))) / 20))
+    sources *= np.float32(10 ** ((level_db - rms_db(sources.sum(0))) / 20))
     return sources.sum(0), sources
 
 
@@ -67,7 +68,7 @@ def mix_at_the_snr_of_other_samples(speech, noise, snr_db):
     longer = np.concatenate([speech, np.zeros_like(speech)])
     _, sources = data.mix(longer, np.concatenate([noise, noise]), snr_db)
     sources = sources[:, : len(speech)]
-    sources *= np.float32(10 ** ((-25 - audio.rms_db(sources.sum(0))) / 20))
+    sources *= np.float32(10 ** ((-25 - rms_db(sources.sum(0))) / 20))
     return sources.sum(0), sources
 
 
@@ -208,7 +209,7 @@ def test_mixer_keeps_every_promise_in_every_example():
         assert np.array_equal(batch.mixture, batch.sources.sum(1))
         for sources, snr_db, name in zip(batch.sources, batch.snr_db, batch.names):
             assert measured_snr_db(sources) == pytest.approx(snr_db, abs=1e-4)
-            assert audio.rms_db(sources.sum(0)) == pytest.approx(-25, abs=1e-3)
+            assert rms_db(sources.sum(0)) == pytest.approx(-25, abs=1e-3)
             assert name.endswith(f" at {snr_db:+.1f} dB")
             names.update(name.split(" at ")[0].split(" + "))
         snrs_db += batch.snr_db.tolist()

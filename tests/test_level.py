@@ -1,11 +1,13 @@
-"""The gains of the fit, and those of a stream, which move towards them without jumps."""
+"""Levels, the gains of the fit, and those of a stream, which move towards them without jumps."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasnet_np.level import COLLINEAR, DIP_DB, FADE_STEPS, LOUDEST_DB, SLOPE_DB, RunningLevel, fit_level
+from tasnet_np.level import (
+    COLLINEAR, DIP_DB, FADE_STEPS, LOUDEST_DB, SLOPE_DB, RunningLevel, at_level, fit_level, rms_db,
+)  # fmt: skip
 
 RATE = 8000
 STEP = RATE // 100  # samples between two fits
@@ -19,6 +21,25 @@ def signals(seed=0, n=4000, level=0.05):
 
 def rms(x):
     return np.sqrt(np.mean(np.square(x, dtype=np.float64), axis=-1))
+
+
+def test_levels():
+    assert rms_db(np.ones(10)) == 0
+    assert rms_db(np.full((2, 5), 0.1, np.float32)) == pytest.approx(-20, abs=1e-6)
+    assert rms_db(np.sin(2 * np.pi * 100 * np.arange(8000) / 8000).astype(np.float32)) == pytest.approx(-3.0103, abs=1e-4)
+    assert rms_db(np.full(10, 1e-30, np.float32)) == pytest.approx(-600, abs=1e-4)
+    assert rms_db(np.zeros(10)) == -np.inf
+
+
+def test_at_level():
+    samples = np.random.default_rng(0).uniform(-0.9, 0.9, (2, 4000)).astype(np.float32)
+    scaled = at_level(samples, -25.0)
+    assert scaled.dtype == np.float32
+    assert rms_db(scaled) == pytest.approx(-25, abs=1e-5)
+    assert np.allclose(scaled / samples, scaled[0, 0] / samples[0, 0], rtol=1e-5)
+    faintest = np.full(10, 1e-44, np.float32)
+    assert rms_db(at_level(faintest, -25.0)) == pytest.approx(-25, abs=1e-5)
+    assert np.array_equal(at_level(np.zeros(5, np.float32), -25.0), np.zeros(5))
 
 
 @pytest.mark.parametrize("gains", [(1000.0, 1000.0), (-1e4, 3e-3), (0.2, -5.0), (-1.0, -1.0)])

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from tasnet_np import Config, NegativeSISNR, audio, denoise
-from tasnet_np.audio import read
+from tasnet_np import Config, NegativeSISNR, audio_files, denoise
+from tasnet_np.audio_files import read
 from tasnet_np.cli import main
 from tasnet_np.data import Mixer, load_corpus
 from tasnet_np.denoise import denoise_files, separate
@@ -43,7 +43,7 @@ def save(path, samples, rate=RATE, subtype="FLOAT"):
 def in_blocks(monkeypatch):
     """Every recording counts as long, and a block is short."""
     monkeypatch.setattr(denoise, "WHOLE_BYTES", 0)
-    for module in ("audio", "long_files"):
+    for module in ("audio_files", "long_files"):
         monkeypatch.setattr(f"tasnet_np.{module}.BLOCK", 1000)
 
 
@@ -146,7 +146,7 @@ def test_a_model_that_answers_with_nan(tmp_path, in_blocks):
 
 
 def test_a_wav_file_that_would_be_too_large(tmp_path, in_blocks, monkeypatch):
-    monkeypatch.setattr(audio, "LARGEST_WAV", 5000)
+    monkeypatch.setattr(audio_files, "LARGEST_WAV", 5000)
     path = save(tmp_path / "in.wav", sound(1), subtype="PCM_16")
     with pytest.raises(UserError, match=r"out.wav: would be larger than a WAV file can be; give a name in .flac"):
         denoise_files([path], model_of(), tmp_path / "out.wav")

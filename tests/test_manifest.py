@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from tasnet_np import audio, layouts, manifest
+from tasnet_np import audio_files, layouts, manifest
 from tasnet_np.corpus import Store, open_corpus
 from tasnet_np.data import Mixer, fixed_batches
 from tasnet_np.errors import UserError
@@ -21,7 +21,7 @@ def record(path, seed=None, seconds=0.5, rate=RATE, gain=0.1, channels=1):
     path.parent.mkdir(parents=True, exist_ok=True)
     seed = zlib.crc32(str(path).encode()) if seed is None else seed
     samples = gain * np.random.default_rng(seed).standard_normal((channels, round(seconds * rate)))
-    audio.write(path, np.clip(samples, -1, 1), rate)
+    audio_files.write(path, np.clip(samples, -1, 1), rate)
     return samples
 
 
@@ -54,7 +54,7 @@ def voicebank(root, speakers=("p226", "p227", "p228"), clips=3):
                 clean = record(root / f"clean_{split}_wav" / f"{name}_{i:03}.wav", seed=[ord(name[-1]), i])
                 noise = 0.05 * np.random.default_rng([i, ord(name[-1]), 1]).standard_normal(clean.shape)
                 (root / f"noisy_{split}_wav").mkdir(exist_ok=True)
-                audio.write(root / f"noisy_{split}_wav" / f"{name}_{i:03}.wav", clean + noise, RATE)
+                audio_files.write(root / f"noisy_{split}_wav" / f"{name}_{i:03}.wav", clean + noise, RATE)
 
 
 def test_voicebank(tmp_path):
@@ -156,8 +156,8 @@ def speech_and_noise(tmp_path, speakers=5, clips=2, noises=6):
 def test_an_inspection_finds_everything(tmp_path):
     found, _ = speech_and_noise(tmp_path)
     speech = tmp_path / "speech" / "s0"
-    audio.write(speech / "loud.wav", np.clip(3 * np.random.default_rng(0).standard_normal(4000), -1, 1), RATE)
-    audio.write(speech / "silent.wav", np.zeros(4000), RATE)
+    audio_files.write(speech / "loud.wav", np.clip(3 * np.random.default_rng(0).standard_normal(4000), -1, 1), RATE)
+    audio_files.write(speech / "silent.wav", np.zeros(4000), RATE)
     (speech / "copy.wav").write_bytes((speech / "0.wav").read_bytes())
     samples = np.zeros(100)
     samples[3] = np.nan
@@ -304,7 +304,7 @@ def test_the_noise_of_a_pair_is_noisy_less_clean(tmp_path):
     _, found, problems = layouts.recognise(tmp_path)
     corpus = open_corpus(make_manifest(found, problems), "training", RATE, Store())
     clean, noise = corpus.pairs[0]
-    both = [audio.read(tmp_path / name).samples[0] for name in (clean.entry.path, clean.entry.noisy)]
+    both = [audio_files.read(tmp_path / name).samples[0] for name in (clean.entry.path, clean.entry.noisy)]
     assert np.array_equal(clean.piece(0), both[0])
     assert np.array_equal(noise.piece(0), both[1] - both[0])
     mixer = Mixer(corpus, samples=6000, rate=RATE)

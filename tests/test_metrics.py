@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasnet_np import audio, metrics
+from tasnet_np import audio_files, metrics, resampling
 from tasnet_np.errors import UserError
 from tasnet_np.metrics import sdr, sdr_improvement, si_snr, si_snr_improvement, without_mean
 
@@ -131,8 +131,8 @@ def needs(package):
 def test_perceptual_measures_rank_noise(name, package, best, rate):
     needs(package)
     measure = metrics.perceptual_measures()[name]
-    recording = audio.read(Path(__file__).parents[1] / "data" / "noisy" / "clean-mono-8k.wav")
-    speech = audio.resample(recording.samples[0], recording.rate, rate)
+    recording = audio_files.read(Path(__file__).parents[1] / "data" / "noisy" / "clean-mono-8k.wav")
+    speech = resampling.resample(recording.samples[0], recording.rate, rate)
     noise = 0.1 * np.random.default_rng(0).standard_normal(len(speech))
     clean, mild, heavy = (measure(speech + gain * noise, speech, rate) for gain in (0, 0.02, 1))
     assert clean == pytest.approx(best, abs=0.2)

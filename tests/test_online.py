@@ -5,11 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from tasnet_np.audio import resample
 from tasnet_np.gradcheck import reduced
 from tasnet_np.level import fit_level
 from tasnet_np.model import PRESETS, ConvTasNet
 from tasnet_np.online import OnlineSeparator
+from tasnet_np.resampling import resample
 from tasnet_np.streaming import Streamer
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import tasnet_np
-from tasnet_np import audio
+from tasnet_np import audio_files, resampling
 from tasnet_np.checkpoint import PRETRAINED
 from tasnet_np.cli import main
 from tasnet_np.metrics import si_snr
@@ -28,15 +28,15 @@ def test_it_is_the_small_preset_and_small():
 def test_denoise_works_right_after_installation(clip, tmp_path, capsys):
     """The clips' voice and noises are in none of the recordings it was trained with."""
     assert main(["denoise", str(NOISY / f"noisy-{clip}.wav"), "-o", str(tmp_path / "out.wav"), "--quiet"]) == 0
-    clean, noisy, out = (audio.read(p) for p in (NOISY / f"clean-{clip}.wav", NOISY / f"noisy-{clip}.wav", tmp_path / "out.wav"))
+    clean, noisy, out = (audio_files.read(p) for p in (NOISY / f"clean-{clip}.wav", NOISY / f"noisy-{clip}.wav", tmp_path / "out.wav"))
     assert out.samples.shape == noisy.samples.shape and out.rate == noisy.rate
-    narrow = [audio.resample(r.samples.mean(axis=0), r.rate, 8000) for r in (clean, noisy, out)]  # what an 8 kHz model can do
+    narrow = [resampling.resample(r.samples.mean(axis=0), r.rate, 8000) for r in (clean, noisy, out)]  # what an 8 kHz model can do
     gain = si_snr(narrow[2], narrow[0]) - si_snr(narrow[1], narrow[0])
     assert gain > 3
 
 
 def test_it_does_not_matter_which_way_up_a_recording_is():
-    clean, noisy = (audio.read(NOISY / f"{kind}-mono-8k.wav").samples for kind in ("clean", "noisy"))
+    clean, noisy = (audio_files.read(NOISY / f"{kind}-mono-8k.wav").samples for kind in ("clean", "noisy"))
     model = tasnet_np.load("pretrained")
     heard = [sign * model.forward(np.float32(sign) * noisy, keep=False)[0, 0] for sign in (1, -1)]
     scores = [si_snr(one, clean[0]) for one in heard]

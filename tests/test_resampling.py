@@ -1,18 +1,69 @@
-"""Resampling piece by piece gives what resampling the whole gives."""
+"""Resampling keeps what both rates can hold and no more; piece by piece gives what the whole gives."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasnet_np.audio import resample
-from tasnet_np.resampling import Resampler
+from tasnet_np.errors import UserError
+from tasnet_np.level import rms_db
+from tasnet_np.resampling import Resampler, resample
 
 RATES = st.sampled_from([8000, 11025, 16000, 22050, 44100, 48000, 7, 5])
 
 
 def sound(n, channels=1, seed=0):
     return np.random.default_rng(seed).standard_normal((channels, n)).astype(np.float32)
+
+
+def sine(hertz, rate, seconds=1.0):
+    return np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate).astype(np.float32)
+
+
+# A whole signal.
+
+
+@pytest.mark.parametrize("rate_in, rate_out", [(8000, 20000), (20000, 8000), (44100, 16000)])
+@pytest.mark.parametrize("n", [1, 2, 999, 8000])
+def test_resampled_shape_and_dtype(rate_in, rate_out, n):
+    out = resample(sound(n, 3), rate_in, rate_out)
+    assert out.shape == (3, -(-n * rate_out // rate_in))
+    assert out.dtype == np.float32
+
+
+def test_resample_to_the_same_rate_changes_nothing():
+    samples = sound(4000, 2)
+    assert np.array_equal(resample(samples, 8000, 8000), samples)
+
+
+@pytest.mark.parametrize("rate_in, rate_out", [(8000, 20000), (20000, 8000), (44100, 16000)])
+@pytest.mark.parametrize("hertz", [100, 1000, 3000])
+def test_a_tone_keeps_its_frequency_level_and_phase(rate_in, rate_out, hertz):
+    out = resample(sine(hertz, rate_in), rate_in, rate_out)
+    middle = slice(rate_out // 10, -rate_out // 10)
+    assert np.abs(out - sine(hertz, rate_out))[middle].max() < 5e-3
+
+
+def test_nothing_above_the_lower_nyquist_frequency_gets_through():
+    def middle(hertz, rate_in, rate_out):
+        out = resample(sine(hertz, rate_in), rate_in, rate_out)
+        return out[rate_out // 10 : -rate_out // 10]
+
+    for hertz in (5000, 7000, 9500):  # would alias to 3000, 1000 and 1500 Hz
+        assert rms_db(middle(hertz, 20000, 8000)) < -50
+    spectrum = np.abs(np.fft.rfft(middle(3000, 8000, 20000) * np.hanning(16000)))
+    hertz = np.fft.rfftfreq(16000, 1 / 20000)
+    images = spectrum[hertz > 4000].max() / spectrum.max()  # of 3000 Hz: at 5000 Hz and above
+    assert 20 * np.log10(images) < -50
+
+
+@pytest.mark.parametrize("rates", [(0, 8000), (8000, 0), (-1, 8000), (8000, 44100.5)])
+def test_bad_rates_are_refused(rates):
+    with pytest.raises(UserError, match="whole number of hertz"):
+        resample(sound(4000, 2), *rates)
+
+
+# Sound as it arrives.
 
 
 def in_pieces(resampler, samples, sizes):

@@ -21,8 +21,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from tasnet_np import plots
-from tasnet_np.audio import at_level, resample, rms_db
 from tasnet_np.data import mix
+from tasnet_np.level import at_level, rms_db
+from tasnet_np.resampling import resample
 
 companion.where("mixture")
 

@@ -12,8 +12,8 @@ import companion
 import matplotlib.pyplot as plt
 import numpy as np
 
-from tasnet_np.audio import at_level
 from tasnet_np.gradcheck import check_gradients, numerical_gradient, relative_error
+from tasnet_np.level import at_level
 from tasnet_np.model import Config, ConvTasNet
 from tasnet_np.ops.norms import (
     EPS,

@@ -23,10 +23,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from tasnet_np import metrics
-from tasnet_np.audio import rms_db
 from tasnet_np.data import mix
 from tasnet_np.gradcheck import CASES, check_op, relative_error
 from tasnet_np.layers import NegativeSISNR
+from tasnet_np.level import rms_db
 from tasnet_np.model import Config, ConvTasNet
 from tasnet_np.ops import conv1d, conv_transpose1d, depthwise, elementwise, norms
 from tasnet_np.optim import Adam

@@ -1,8 +1,11 @@
-"""Audio files, sample rates and levels. Samples are float32 with time last: (channels, n)."""
+"""Audio files: reading them whole or in blocks, writing them, finding them in folders.
+
+Samples are float32 with time last, shape (channels, n), and full scale is 1. Every format is read and written by
+libsndfile (package soundfile).
+"""
 
 import contextlib
 import io
-import numbers
 import os
 import stat
 from dataclasses import dataclass
@@ -12,9 +15,10 @@ import numpy as np
 import soundfile as sf
 
 from tasnet_np.errors import UserError
+from tasnet_np.resampling import check_rate
 from tasnet_np.safe_files import atomic_path
 
-FORMATS = {  # suffix: how `write` encodes it; `read` goes by the contents
+FORMATS = {  # suffix: format and subtype that `write` uses; `read` goes by the contents of the file
     ".wav": ("WAV", "PCM_16"),
     ".flac": ("FLAC", "PCM_16"),
     ".ogg": ("OGG", "VORBIS"),
@@ -28,7 +32,7 @@ FORMATS = {suffix: how for suffix, how in FORMATS.items() if how[0] in sf.availa
 
 UNLIMITED = ("FLOAT", "DOUBLE", "VORBIS", "OPUS", "MPEG_LAYER_III")  # subtypes that can exceed 1
 BLOCK = 1 << 16  # frames per call: libsndfile crashes on minutes of Vorbis written at once
-STREAMED = 0x7FFFF000  # chunk sizes from here up are place-holders, written into pipes
+PLACEHOLDER_SIZE = 0x7FFFF000  # bytes: a program that writes into a pipe gives this size or a larger one for a chunk
 LARGEST_WAV = (1 << 32) - 1  # bytes
 UNKNOWN_LENGTH = (1 << 63) - 1  # libsndfile's frame count where the header gives none
 
@@ -62,20 +66,40 @@ def read(path):
         has a sample rate of 0, or is shorter than its header says (WAV, AIFF, FLAC and MP3; an Ogg
         header gives no length).
     """
-    file = Blocks(path)
+    file = AudioFile(path)
     samples = np.concatenate(list(file), axis=1)  # (channels, n)
     check_finite(file.path, samples)
     return Recording(samples, file.rate, file.format, file.subtype, file.path)
 
 
-class Blocks:
-    """An audio file whose samples are read block by block, anew each time it is iterated over.
+class AudioFile:
+    """An audio file that is read block by block. Each iteration reads it from its beginning.
 
-    Yields arrays (channels, n) of float32 with at most `BLOCK` frames, finite or not. Raises UserError,
-    for the other reasons that `read` names, when it is made or at the end of an iteration.
+    An iteration yields arrays (channels, n) of float32 with at most `BLOCK` frames. Their samples may be NaN or
+    infinite.
 
-    With `header=False` nothing is opened before the first iteration, and rate, channels, format, subtype and frames
-    are known from then on.
+    Parameters
+    ----------
+    path : str or Path
+    header : bool
+        Read the header at once. Otherwise the file is opened by the first iteration, and the attributes below are
+        known from then on.
+
+    Attributes
+    ----------
+    path : Path
+    rate : int
+        Samples per second.
+    channels : int
+    frames : int
+        Samples of each channel according to the header; `UNKNOWN_LENGTH` where it does not say.
+    format, subtype : str
+        In libsndfile's words.
+
+    Raises
+    ------
+    UserError
+        When the header is read, or at the end of an iteration, for the reasons that `read` names.
     """
 
     def __init__(self, path, *, header=True):
@@ -86,11 +110,11 @@ class Blocks:
 
     def __iter__(self):
         frames = 0
-        with self._opened() as file:
-            while len(block := file.read(BLOCK, "float32", always_2d=True)):  # (n, channels)
+        with self._opened() as opened:
+            while len(block := opened.read(BLOCK, "float32", always_2d=True)):  # (n, channels)
                 frames += len(block)
                 yield np.ascontiguousarray(block.T)
-            promised = file.frames
+            promised = opened.frames
         if frames == 0:
             raise UserError(f"{self.path}: holds 0 samples; record or export it again")
         if frames < promised:
@@ -98,14 +122,14 @@ class Blocks:
 
     @contextlib.contextmanager
     def _opened(self):
+        """The file opened by libsndfile; sets the attributes that the header gives."""
         path = self.path
         try:
             _check_header(path)
-            with sf.SoundFile(path) as file:
-                self.rate, self.channels = file.samplerate, file.channels
-                self.format, self.subtype = file.format, file.subtype
-                self.frames = file.frames  # by the header
-                yield file
+            with sf.SoundFile(path) as opened:
+                self.rate, self.channels, self.frames = opened.samplerate, opened.channels, opened.frames
+                self.format, self.subtype = opened.format, opened.subtype
+                yield opened
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
         except (sf.SoundFileError, TypeError) as error:  # TypeError: a suffix of headerless files
@@ -113,16 +137,24 @@ class Blocks:
             raise UserError(f"{path}: not readable as audio ({reason}); convert it to WAV") from error
 
     def part(self, start, stop):
-        """The samples (channels, stop - start) between two places, without reading what is before.
+        """The samples from frame `start` to frame `stop`, without reading those before.
+
+        Parameters
+        ----------
+        start, stop : int
+
+        Returns
+        -------
+        ndarray, shape (channels, stop - start), float32
 
         Raises
         ------
         UserError
-            The file ends before, or the samples are not finite.
+            The file ends before `stop`, or the samples are not finite.
         """
-        with self._opened() as file:
-            file.seek(min(start, file.frames))
-            samples = np.ascontiguousarray(file.read(stop - start, "float32", always_2d=True).T)
+        with self._opened() as opened:
+            opened.seek(min(start, opened.frames))
+            samples = np.ascontiguousarray(opened.read(stop - start, "float32", always_2d=True).T)
         if samples.shape[1] < stop - start:
             found = f"ends at sample {start + samples.shape[1]}, expected at least {stop}"
             raise UserError(f"{self.path}: {found}; it has changed: prepare the recordings anew")
@@ -134,25 +166,25 @@ def _check_header(path):
     """Refuse what libsndfile would mend silently or not explain: a wrong length, a rate of 0."""
     if not stat.S_ISREG(path.stat().st_mode):
         raise UserError(f"{path}: is not a file; give the path of an audio file")
-    with open(path, "rb") as file:
-        end = os.fstat(file.fileno()).st_size
+    with open(path, "rb") as opened:
+        end = os.fstat(opened.fileno()).st_size
         if end == 0:
             raise UserError(f"{path}: is empty (0 bytes); copy or download it again")
         layouts = {b"RIFF": ("little", b"data"), b"FORM": ("big", b"SSND")}  # WAV, AIFF
-        order, audio = layouts.get(file.read(12)[:4], (None, None))
-        while order and len(header := file.read(8)) == 8:  # one chunk: name, size, contents
-            name, size, start = header[:4], int.from_bytes(header[4:], order), file.tell()
-            if name == b"fmt " and file.read(8)[4:] == bytes(4):
+        order, audio = layouts.get(opened.read(12)[:4], (None, None))
+        while order and len(header := opened.read(8)) == 8:  # one chunk: name, size, contents
+            name, size, start = header[:4], int.from_bytes(header[4:], order), opened.tell()
+            if name == b"fmt " and opened.read(8)[4:] == bytes(4):
                 raise UserError(f"{path}: has a sample rate of 0; export it again")
             if name == audio:
-                if end - start < size < STREAMED:
+                if end - start < size < PLACEHOLDER_SIZE:
                     found = f"{end - start} of {size} bytes of samples"
                     raise UserError(f"{path}: is truncated ({found}); copy it again")
                 return
-            file.seek(start + size + size % 2)  # chunks start at even places
+            opened.seek(start + size + size % 2)  # chunks start at even places
 
 
-def seconds(path):
+def seconds_by_header(path):
     """Length of an audio file in seconds by its header alone; 0 where that cannot be told."""
     try:
         info = sf.info(path)
@@ -168,7 +200,7 @@ def write(path, samples, rate, *, format=None, subtype=None):
     ----------
     path : str or Path
     samples : ndarray, shape (channels, n) or (n,), float32 or float64
-        Full scale is 1. Only the subtypes in ``UNLIMITED`` can hold more.
+        Full scale is 1. Only the subtypes in `UNLIMITED` can hold more.
     rate : int
         Samples per second.
     format, subtype : str, optional
@@ -184,14 +216,14 @@ def write(path, samples, rate, *, format=None, subtype=None):
     format, subtype = _encoding(path, format, subtype)
     samples = np.asarray(samples)
     _check_samples(path, samples, subtype)
-    _check_rate(path, rate)
+    check_rate(path, rate)
     frames = np.atleast_2d(samples).T  # (n, channels)
 
-    encoded = io.BytesIO()  # in memory: no file appears before all is well
+    encoded = io.BytesIO()  # in memory: a file appears only after everything was encoded
     try:
-        with sf.SoundFile(encoded, "w", rate, frames.shape[1], subtype, format=format) as file:
+        with sf.SoundFile(encoded, "w", rate, frames.shape[1], subtype, format=format) as opened:
             for start in range(0, len(frames), BLOCK):
-                file.write(frames[start : start + BLOCK])
+                opened.write(frames[start : start + BLOCK])
     except (sf.SoundFileError, ValueError) as error:
         what = f"{frames.shape[1]} channels at {rate} Hz do not fit {format} {subtype}"
         raise UserError(f"{path}: {what} ({error}); write a WAV file") from error
@@ -200,9 +232,18 @@ def write(path, samples, rate, *, format=None, subtype=None):
 
 
 def write_blocks(path, blocks, rate, channels, *, format, subtype):
-    """Write an audio file from an iterable of arrays (channels, n), whole or not at all.
+    """Write an audio file block by block, whole or not at all.
 
-    The samples are taken as they are: they must be finite and fit the subtype.
+    Parameters
+    ----------
+    path : str or Path
+    blocks : iterable of ndarray, shape (channels, n)
+        The samples are not checked: they must be finite and fit the subtype.
+    rate : int
+        Samples per second.
+    channels : int
+    format, subtype : str
+        In libsndfile's words, as in `Recording`.
 
     Raises
     ------
@@ -211,9 +252,9 @@ def write_blocks(path, blocks, rate, channels, *, format, subtype):
     """
     with atomic_path(path) as temporary:
         try:
-            with sf.SoundFile(temporary, "w", rate, channels, subtype, format=format) as file:
+            with sf.SoundFile(temporary, "w", rate, channels, subtype, format=format) as opened:
                 for block in blocks:
-                    file.write(block.T)
+                    opened.write(block.T)
         except (sf.SoundFileError, ValueError) as error:
             reason = getattr(error, "error_string", error)
             remedy = "free some disk space, or write a WAV or FLAC file"
@@ -255,56 +296,6 @@ def check_finite(path, samples):
         raise UserError(f"{path}: {bad} of {samples.size} samples are NaN or infinite; mend them")
 
 
-def _check_rate(name, rate):
-    if not isinstance(rate, numbers.Integral) or rate < 1:
-        raise UserError(f"{name}: sample rate {rate}; give a whole number of hertz above 0")
-
-
-def resample(samples, rate_in, rate_out):
-    """Change the sample rate along the last axis.
-
-    A polyphase low-pass filter (scipy.signal.resample_poly) removes what lies above the lower of
-    the two Nyquist frequencies.
-
-    Parameters
-    ----------
-    samples : ndarray, shape (..., n)
-    rate_in, rate_out : int
-        Hz.
-
-    Returns
-    -------
-    ndarray, shape (..., ceil(n * rate_out / rate_in)), of the same dtype
-        The input itself where the rates are equal.
-
-    Raises
-    ------
-    UserError
-        A rate is not a whole number above 0.
-    """
-    _check_rate("rate_in", rate_in)
-    _check_rate("rate_out", rate_out)
-    if rate_in == rate_out:
-        return samples
-    from scipy.signal import resample_poly  # takes half a second, which most files need not wait for
-
-    return resample_poly(samples, rate_out, rate_in, axis=-1)
-
-
-def rms_db(samples):
-    """Root mean square of all samples in dB re full scale (dBFS); -inf for silence."""
-    power = np.mean(np.square(samples, dtype=np.float64))
-    return float(10 * np.log10(power)) if power > 0 else -np.inf
-
-
-def at_level(samples, level_db):
-    """Samples scaled so that ``rms_db(samples)`` is ``level_db``; silence is returned unchanged."""
-    if not np.any(samples):
-        return samples
-    gain = 10 ** ((level_db - rms_db(samples)) / 20)  # beyond float32 for very quiet samples
-    return np.multiply(samples, gain, dtype=np.float64).astype(samples.dtype)
-
-
 def find_audio(folder):
     """List the files below a folder, by suffix.
 
@@ -317,7 +308,7 @@ def find_audio(folder):
     Returns
     -------
     audio_paths, other_paths : list of Path
-        Sorted. Those with a suffix of ``FORMATS``, and the rest.
+        Sorted. Those with a suffix of `FORMATS`, and the rest.
 
     Raises
     ------
@@ -336,8 +327,8 @@ def find_audio(folder):
     for parent, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
         paths += [Path(parent, name) for name in names if not name.startswith(".")]
-    audio = sorted(path for path in paths if path.suffix.lower() in FORMATS)
-    others = sorted(path for path in paths if path.suffix.lower() not in FORMATS)
-    if not audio:
+    audio_paths = sorted(path for path in paths if path.suffix.lower() in FORMATS)
+    other_paths = sorted(path for path in paths if path.suffix.lower() not in FORMATS)
+    if not audio_paths:
         raise UserError(f"{folder}: no audio in {len(paths)} files; add {', '.join(FORMATS)}")
-    return audio, others
+    return audio_paths, other_paths
