@@ -1,7 +1,7 @@
 """Making recordings more varied than they are: speed, colour, polarity, rooms, bandwidth, overloaded microphones.
 
 Each function takes and returns one signal (n,) of float32 and draws nothing at random itself, but for
-`synthetic_room`. Which of them an example goes through is decided in `tasnet_np.data.Mixer`.
+`synthetic_room`. Which of them an example goes through is decided in `tasnet_np.mixing.Mixer`.
 """
 
 from dataclasses import dataclass, fields

@@ -215,7 +215,7 @@ def _add_evaluate(commands):
 
 def _evaluate(options):
     from tasnet_np.checkpoint import load
-    from tasnet_np.data import fixed_batches
+    from tasnet_np.mixing import fixed_batches
     from tasnet_np.evaluate import evaluate, table
 
     if options.mixtures < 1 or not 0 < options.seconds < 3600:

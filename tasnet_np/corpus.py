@@ -1,8 +1,8 @@
 """Recordings by speaker, read from disk when they are needed.
 
-A corpus may be of any size: what was decoded is kept in a `Store`, which holds no more than it is told to. A long
-recording is read in pieces of at most `PIECE_SECONDS`, always cut at the same places, so that what is drawn from
-it does not depend on what the store happens to hold.
+A corpus may be of any size. Decoded recordings are kept in a `Store`, which has a limit in bytes. A long recording
+is read in pieces of at most `PIECE_SECONDS`. It is always cut at the same places: so the examples drawn from it do
+not depend on what the store holds at that moment.
 """
 
 import threading
@@ -16,12 +16,12 @@ from tasnet_np.audio_files import AudioFile
 from tasnet_np.errors import UserError
 from tasnet_np.layouts import folders
 from tasnet_np.level import rms_db
-from tasnet_np.manifest import inspect, part_items, part_names
+from tasnet_np.manifest import Manifest, inspect
 from tasnet_np.resampling import resample
 
 PIECE_SECONDS = 30.0  # a longer recording is cut into equal pieces of at most this
-ASSUMED_LEVEL_DB = -30.0  # of a recording whose samples were not inspected
-CACHE_BYTES = 1 << 30  # what a Store holds unless told otherwise
+ASSUMED_LEVEL_DB = -30.0  # level of a recording whose samples were not inspected
+CACHE_BYTES = 1 << 30  # limit of a Store unless told otherwise
 
 
 @dataclass(eq=False)
@@ -35,7 +35,7 @@ class Clip:
         self.level_db = rms_db(self.samples)
 
     def part(self, rng):
-        """What an example is cut from: here, all of it. Shape (n,)."""
+        """The samples that an example is cut from: here, all of them. Shape (n,)."""
         return self.samples
 
 
@@ -50,16 +50,16 @@ class Corpus:
 
 
 class Store:
-    """Decoded recordings in memory, at most `limit` bytes of them. Those not used for longest go first.
+    """Decoded recordings in memory. Where they exceed a limit, those that were not used for longest go first.
 
-    Safe to use from several threads.
+    Several threads may use one store.
 
     Parameters
     ----------
     limit : int
-        Bytes.
+        Bytes of all recordings together.
     warn : function of a str, optional
-        Told once about every recording that could not be read.
+        Called with one line for each recording that cannot be read, the first time.
     """
 
     def __init__(self, limit=CACHE_BYTES, warn=None):
@@ -68,12 +68,22 @@ class Store:
         self._lock = threading.Lock()
 
     def get(self, key, make):
-        """The array for a key: the one kept, or what `make` returns.
+        """The array for a key: the kept one, or a new one.
+
+        Parameters
+        ----------
+        key : hashable
+        make : function without arguments, returns an ndarray
+            Called where no array is kept for the key.
+
+        Returns
+        -------
+        ndarray
 
         Raises
         ------
         UserError
-            What `make` raised, now or before.
+            `make` raised it, in this call or in an earlier one with this key.
         """
         with self._lock:
             if key in self._broken:
@@ -111,10 +121,10 @@ class StoredClip:
     entry : Entry
         Of the manifest.
     rate : int
-        Hz, of what `part` returns.
+        Hz, of the samples that `part` and `piece` return.
     store : Store
     noise_of_pair : bool
-        For a pair: the noisy recording less the clean one, instead of the clean one.
+        For a pair: take the noisy recording less the clean one. Otherwise the clean one is taken.
     """
 
     __slots__ = ("name", "level_db", "manifest", "entry", "rate", "store", "noise_of_pair")
@@ -128,6 +138,7 @@ class StoredClip:
 
     @property
     def pieces(self):
+        """Number of pieces that the recording is read in."""
         return max(1, int(np.ceil(self.entry.seconds / PIECE_SECONDS)))
 
     def part(self, rng):
@@ -135,19 +146,20 @@ class StoredClip:
         return self.piece(rng.integers(self.pieces) if self.pieces > 1 else 0)
 
     def piece(self, index):
-        """One of the `pieces`, decoded, made mono and resampled, from the store where it is kept there."""
+        """Piece number `index` of the recording, mono and resampled, from the store if it is there. Shape (n,)."""
         entry = self.entry
         start, stop = (entry.frames * i // self.pieces for i in (index, index + 1))
 
         def make():
-            samples = self._mono(False, start, stop)
+            samples = self._mono(start, stop)
             if self.noise_of_pair:
-                samples = self._mono(True, start, stop) - samples
+                samples = self._mono(start, stop, noisy=True) - samples
             return resample(samples, entry.rate, self.rate)
 
         return self.store.get((entry.folder, entry.path, self.noise_of_pair, int(index)), make)
 
-    def _mono(self, noisy, start, stop):
+    def _mono(self, start, stop, noisy=False):
+        """Samples of the recording, or of its noisy partner, as the mean of the channels."""
         file = AudioFile(self.manifest.path(self.entry, noisy))
         if file.rate != self.entry.rate:
             raise UserError(f"{file.path}: is at {file.rate} Hz, was at {self.entry.rate}; prepare the recordings anew")
@@ -155,9 +167,9 @@ class StoredClip:
 
 
 def open_corpus(manifest, part, rate, store):
-    """The recordings of one part of a manifest. None is read yet.
+    """The recordings of one part of a manifest. No file is opened yet.
 
-    The noise of a pair counts as a noise recording of its own, and its clean side as speech.
+    A pair counts three times: its clean recording as speech, the difference of the two as a noise, and both as a pair.
 
     Parameters
     ----------
@@ -167,6 +179,7 @@ def open_corpus(manifest, part, rate, store):
     rate : int
         Hz, of the clips.
     store : Store
+        Where the clips keep what they read.
 
     Returns
     -------
@@ -198,8 +211,8 @@ def open_corpus(manifest, part, rate, store):
 def load_corpus(speech_dir, noise_dir, rate, *, progress=False, cache_bytes=CACHE_BYTES):
     """All speech of one folder, sorted into speakers, and all noise of another.
 
-    A speaker is a folder directly in ``speech_dir``, whatever lies below it. Files directly in ``speech_dir``
-    make one speaker called ``layouts.ROOT_SPEAKER``. Every file is read once, to find those that are broken.
+    Each folder directly in `speech_dir` is a speaker, with all files below it. Files directly in `speech_dir`
+    make one speaker called `layouts.ROOT_SPEAKER`. Every file is read once, to find those that are broken.
 
     Parameters
     ----------
@@ -210,7 +223,7 @@ def load_corpus(speech_dir, noise_dir, rate, *, progress=False, cache_bytes=CACH
     progress : bool
         Show a progress bar.
     cache_bytes : int
-        The most memory to use for samples.
+        Limit of the `Store` of the clips.
 
     Returns
     -------
@@ -223,52 +236,12 @@ def load_corpus(speech_dir, noise_dir, rate, *, progress=False, cache_bytes=CACH
     UserError
         A folder is missing or has no usable audio file, or one lies inside the other.
     """
-    from tasnet_np.manifest import Manifest
-
-    found, problems = folders(speech_dir, noise_dir)
-    places, entries, more = inspect(found, progress=progress)
+    found, not_audio = folders(speech_dir, noise_dir)
+    folder_names, entries, unusable = inspect(found, progress=progress)
     for kind, folder in (("speech", speech_dir), ("noise", noise_dir)):
         if not any(entry.kind == kind for entry in entries):
-            files = [one for one in found if one.kind == kind]
-            why = next(line for line in more if str(Path(folder)) in line)
-            raise UserError(f"{folder}: none of its {len(files)} audio files is usable; {why}")
-    return open_corpus(Manifest(places, entries), None, rate, Store(cache_bytes)), [*problems, *more]
-
-
-def split(corpus, *, seed, hold_out=(), share=0.2):
-    """Part a corpus into training and validation without sharing a speaker or a noise recording.
-
-    A single speaker cannot be parted from itself: then its clips are.
-
-    Parameters
-    ----------
-    corpus : Corpus
-    seed : int
-        The same seed gives the same split.
-    hold_out : sequence of str
-        The speakers to validate on. By default a random ``share`` of them.
-    share : float
-        Share of the speakers and of the noises held out, between 0 and 1; at least one of each.
-
-    Returns
-    -------
-    train, validation : Corpus
-
-    Raises
-    ------
-    UserError
-        An unknown speaker in ``hold_out``, a share or seed out of range, or too few speakers,
-        clips or noises for two sides.
-    """
-    if not 0 < share < 1 or seed < 0:
-        raise UserError(f"share {share}, seed {seed}: give between 0 and 1, and at least 0")
-    rng = np.random.default_rng(seed)
-    train_noises, held_noises = part_items("noise recordings", corpus.noises, share, rng)
-    names = sorted(corpus.speakers)
-    held_names = part_names(names, share, rng, hold_out)
-    if held_names is None:
-        clips, held_clips = part_items("speech clips", corpus.speakers[names[0]], share, rng)
-        return Corpus({names[0]: clips}, train_noises), Corpus({names[0]: held_clips}, held_noises)
-    train = {name: corpus.speakers[name] for name in names if name not in held_names}
-    held = {name: corpus.speakers[name] for name in names if name in held_names}
-    return Corpus(train, train_noises), Corpus(held, held_noises)
+            count = sum(one.kind == kind for one in found)
+            why = next(line for line in unusable if str(Path(folder)) in line)
+            raise UserError(f"{folder}: none of its {count} audio files is usable; {why}")
+    corpus = open_corpus(Manifest(folder_names, entries), None, rate, Store(cache_bytes))
+    return corpus, [*not_audio, *unusable]

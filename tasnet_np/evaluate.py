@@ -31,7 +31,7 @@ def evaluate(model, batches, *, rate=None, progress=False):
     model
         Has ``forward(mixture, keep=False)`` from (B, n) to (B, 2, n).
     batches : list of Batch
-        As from `tasnet_np.data.fixed_batches`.
+        As from `tasnet_np.mixing.fixed_batches`.
     rate : int, optional
         Hz. With it, the speech is measured at its level in the mixture, too: SDR, and STOI, ESTOI and PESQ where
         their packages are installed (`pip install 'tasnet_np[metrics]'`).

@@ -1,7 +1,7 @@
 """A training step on a GPU.
 
 The CPU has two things to do during a step, to mix the next batch and to launch kernels. A thread does the first
-while the GPU works (data.Prefetcher). The second is the same every time, so it is recorded in a CUDA graph and
+while the GPU works (mixing.Prefetcher). The second is the same every time, so it is recorded in a CUDA graph and
 launched as one (see device.CudaGraph). The CPU waits for the GPU once in a step: where the loss is read for the log.
 """
 

@@ -1,6 +1,6 @@
 """What a corpus consists of: every file with its rate, length and level, and which part it belongs to.
 
-A manifest is made once (`tasnet-np prepare`, or implicitly by `tasnet-np train`) and is what a run trains on.
+A manifest is made once, by `tasnet-np prepare` or at the start of `tasnet-np train`. A run trains on its recordings.
 No speaker, no recording and no copy of a recording is in more than one part. It is a JSON file with one line for
 each recording:
 
@@ -27,9 +27,9 @@ from tasnet_np.layouts import PARTS
 from tasnet_np.safe_files import atomic_path
 
 FORMAT, VERSION = "tasnet_np manifest", 1
-SILENCE_DB = -90.0  # below this (dBFS), less than the last of 16 bits, a recording is silent
+SILENCE_DB = -90.0  # dBFS: a recording below this level is silent; it is less than the last of 16 bits
 CLIPPED_AT = 0.999  # of full scale
-CLIPPED_RUN = 3  # so many samples in a row at that level count as clipped
+CLIPPED_RUN = 3  # at least so many samples in a row at that level count as clipped
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +60,13 @@ class Manifest:
 
     folders: list[str]  # absolute
     entries: list[Entry]
-    problems: list[str] = field(default_factory=list)  # what was left out and why, one line each
+    problems: list[str] = field(default_factory=list)  # one line for each file left out: which, and why
     seed: int = 0
     share: float = 0.2
     mixtures: list[dict] = field(default_factory=list)  # the fixed validation set of a run: name, SNR
 
     def path(self, entry, noisy=False):
-        """Where a recording lies."""
+        """Path of a recording, or of its noisy partner."""
         return Path(self.folders[entry.folder], entry.noisy if noisy else entry.path)
 
     def part(self, part, kind=None):
@@ -82,8 +82,8 @@ def inspect(found, *, contents=True, progress=False, threads=2):
     found : list of Found
         As from `tasnet_np.layouts`.
     contents : bool
-        Read all samples, and not only the headers: finds files that are cut short, silent or clipped, or hold NaN,
-        and copies of one recording.
+        Read all samples, and not only the headers. This finds files that are cut short, silent or clipped, files
+        with NaN, and copies of one recording.
     progress : bool
         Show a progress bar.
     threads : int
@@ -92,30 +92,31 @@ def inspect(found, *, contents=True, progress=False, threads=2):
     Returns
     -------
     folders : list of str
+        Absolute paths, sorted.
     entries : list of Entry
-        Without a part, but for those whose layout gives one.
+        Their `part` is empty where the layout gives none.
     problems : list of str
-        One line for each file that is broken or silent; those are left out.
+        One line for each file that was left out, as it is broken or silent.
     """
     folders = sorted({str(one.folder.resolve()) for one in found})
-    places = {one.folder: folders.index(str(one.folder.resolve())) for one in found}
+    numbers = {one.folder: folders.index(str(one.folder.resolve())) for one in found}
 
-    def look(one):
+    def entry_or_problem(one):
         try:
-            return _look(one, places[one.folder], contents)
+            return _inspect_one(one, numbers[one.folder], contents)
         except UserError as error:
             return f"skipped {error}"
 
     with ThreadPoolExecutor(threads) as pool:
-        results = list(tqdm(pool.map(look, found), desc="inspecting", total=len(found), unit="file", disable=not progress))
+        results = list(tqdm(pool.map(entry_or_problem, found), desc="inspecting", total=len(found), unit="file", disable=not progress))
     entries = [result for result in results if isinstance(result, Entry)]
     return folders, entries, [result for result in results if isinstance(result, str)]
 
 
-def _look(one, folder, contents):
-    """The Entry of one file, or of one pair."""
-    files = [AudioFile(one.folder / path, header=not contents) for path in (one.path, one.noisy) if path]
-    measured = [_contents(file) for file in files][0] if contents else {}
+def _inspect_one(one, folder, contents):
+    """The Entry of one Found; `folder` is the index of its folder."""
+    files = [AudioFile(one.folder / name, header=not contents) for name in (one.path, one.noisy) if name]
+    measured = [_contents(file) for file in files][0] if contents else {}  # reads both, keeps what the first one gives
     headers = [_header(file) for file in files]
     if headers[-1] != headers[0]:
         raise UserError(f"{files[1].path}: differs from {files[0].path} in rate, channels or length; cut both alike")
@@ -150,7 +151,7 @@ def _contents(file):
 
 
 def count_clipped(samples):
-    """Samples (channels, n) in runs of at least CLIPPED_RUN at full scale: what an overloaded input leaves."""
+    """Count the samples (channels, n) that an overloaded input has cut off: runs of CLIPPED_RUN or more at full scale."""
     full = np.abs(samples) >= CLIPPED_AT  # (channels, n)
     if not full.any():
         return 0
@@ -163,16 +164,14 @@ def count_clipped(samples):
 def make_manifest(found, problems=(), *, seed=0, share=0.2, hold_out=(), contents=True, progress=False):
     """Inspect files and part them into training and validation, and test where the corpus has such a part.
 
-    Speakers are never shared between parts, nor are noise recordings, room responses or copies of one recording.
-    A part that the corpus itself gives is kept. Where it gives no validation part, one is drawn from its
-    training part: a share of the speakers, of the noises and of the rooms (`part_names`).
+    No two parts share a speaker, a noise recording, a room response or a copy of a recording.
 
     Parameters
     ----------
     found, problems
         As from a layout.
     seed, share, hold_out
-        As for `tasnet_np.data.split`.
+        As for `parted`.
     contents, progress
         As for `inspect`.
 
@@ -183,17 +182,16 @@ def make_manifest(found, problems=(), *, seed=0, share=0.2, hold_out=(), content
     Raises
     ------
     UserError
-        No usable speech or noise, or too few speakers or noises for two sides.
+        There is no usable speech or noise, or one of the reasons that `parted` names.
     """
-    folders, entries, more = inspect(found, contents=contents, progress=progress)
-    problems = [*problems, *more]
+    folders, entries, unusable = inspect(found, contents=contents, progress=progress)
     entries, copies = _without_copies(entries, folders)
-    problems += copies
+    problems = [*problems, *unusable, *copies]
     for kinds in (("speech", "pair"), ("noise", "pair")):
         if not any(entry.kind in kinds for entry in entries):
             why = problems[-1] if problems else "none found"
             raise UserError(f"{', '.join(folders) or 'corpus'}: no usable {kinds[0]} recordings; {why}")
-    entries = _parted(entries, seed=seed, share=share, hold_out=tuple(hold_out))
+    entries = parted(entries, seed=seed, share=share, hold_out=hold_out)
     return Manifest(folders, entries, problems, seed, share)
 
 
@@ -211,60 +209,91 @@ def _without_copies(entries, folders):
     return kept, problems
 
 
-def _parted(entries, *, seed, share, hold_out):
-    """The entries, each with its part."""
+def parted(entries, *, seed=0, share=0.2, hold_out=()):
+    """Give each entry its part: training, or validation, or the one that it has already.
+
+    Speech, noise and rooms are each parted by themselves. Where one of them has a validation part already, its
+    parts stay as they are. Otherwise a share of it is drawn for validation: of the speakers, of the noise
+    recordings, of the room responses. A single speaker's recordings are parted instead.
+
+    Parameters
+    ----------
+    entries : list of Entry
+    seed : int
+        The same seed gives the same parts.
+    share : float
+        Share of the speakers, noises and rooms for validation, between 0 and 1. At least one of each is drawn, and
+        at least one is left.
+    hold_out : sequence of str
+        The speakers for validation, instead of random ones.
+
+    Returns
+    -------
+    list of Entry
+
+    Raises
+    ------
+    UserError
+        An unknown speaker in `hold_out`, a share or seed out of range, or too few speakers, recordings of a single
+        speaker, or noises.
+    """
     if not 0 < share < 1 or seed < 0:
         raise UserError(f"share {share}, seed {seed}: give between 0 and 1, and at least 0")
     rng = np.random.default_rng(seed)
-    held = set()  # ids of entries
-
-    def open_to_draw(kinds):
-        """Those of the training part, unless there is a validation part already."""
-        chosen = [entry for entry in entries if entry.kind in kinds and entry.part != "test"]
-        return [] if any(entry.part == "validation" for entry in chosen) else chosen
-
-    noises, rooms = open_to_draw(("noise",)), open_to_draw(("room",))
-    if noises:
-        held |= set(map(id, part_items("noise recordings", noises, share, rng)[1]))
-    speech = open_to_draw(("speech", "pair"))
+    noises, speech, rooms = (_to_be_parted(entries, *kinds) for kinds in (("noise",), ("speech", "pair"), ("room",)))
+    held = _held_out("noise recordings", noises, share, rng) if noises else []
     if speech:
-        names = sorted({entry.speaker for entry in speech})
-        chosen = part_names(names, share, rng, hold_out)
-        if chosen is None:  # a single speaker: its recordings are parted
-            held |= set(map(id, part_items("speech clips", speech, share, rng)[1]))
-        else:
-            held |= {id(entry) for entry in speech if entry.speaker in chosen}
+        held += _held_out_speech(speech, share, rng, hold_out)
     elif hold_out:
         raise UserError(f"hold_out {', '.join(hold_out)}: this corpus has a validation part of its own; leave it out")
     if len(rooms) > 1:
-        held |= set(map(id, part_items("room responses", rooms, share, rng)[1]))
-    return [dataclasses.replace(e, part="validation" if id(e) in held else e.part or "training") for e in entries]
+        held += _held_out("room responses", rooms, share, rng)
+    ids = set(map(id, held))
+    return [dataclasses.replace(e, part="validation" if id(e) in ids else e.part or "training") for e in entries]
 
 
-def part_names(names, share, rng, hold_out=()):
-    """The names to hold out: those asked for, else a random share; None where there is only one name."""
+def _to_be_parted(entries, *kinds):
+    """The entries of these kinds that are not for the test; none where some of them are for validation already."""
+    chosen = [entry for entry in entries if entry.kind in kinds and entry.part != "test"]
+    return [] if any(entry.part == "validation" for entry in chosen) else chosen
+
+
+def _held_out_speech(speech, share, rng, hold_out):
+    """The entries of some speakers: of those in `hold_out`, or of a random share of them."""
+    names = sorted({entry.speaker for entry in speech})
     if hold_out:
-        kept = [name for name in names if name not in hold_out]
         held = [name for name in names if name in hold_out]
-        if not kept or len(held) < len(set(hold_out)):
+        if len(held) == len(names) or len(held) < len(set(hold_out)):
             asked, known = ", ".join(hold_out), ", ".join(names)
             raise UserError(f"hold_out {asked}: name some, but not all, of the speakers {known}")
-        return held
-    return None if len(names) == 1 else part_items("speakers", names, share, rng)[1]
+    elif len(names) == 1:  # a single speaker: its recordings are parted
+        return _held_out("speech clips", speech, share, rng)
+    else:
+        held = _held_out("speakers", names, share, rng)
+    return [entry for entry in speech if entry.speaker in held]
 
 
-def part_items(what, items, share, rng):
-    """Hold out a random share of the items; both sides keep the order and get at least one."""
+def _held_out(what, items, share, rng):
+    """A random share of the items, in their order: at least one, and not all."""
     if len(items) < 2:
         raise UserError(f"{what}: {len(items)} found; at least 2 are needed, one for validation")
     count = min(max(1, round(share * len(items))), len(items) - 1)
-    held = set(rng.permutation(len(items))[:count].tolist())
-    kept = [item for i, item in enumerate(items) if i not in held]
-    return kept, [items[i] for i in sorted(held)]
+    return [items[i] for i in sorted(rng.permutation(len(items))[:count].tolist())]
 
 
 def save(manifest, path):
-    """Write a manifest, whole or not at all."""
+    """Write a manifest, whole or not at all.
+
+    Parameters
+    ----------
+    manifest : Manifest
+    path : str or Path
+
+    Raises
+    ------
+    UserError
+        The file cannot be written.
+    """
     head = {"format": FORMAT, "version": VERSION}
     head |= {name: getattr(manifest, name) for name in ("seed", "share", "folders", "problems", "mixtures")}
     lines = [json.dumps(_compact(entry)) for entry in manifest.entries]
@@ -277,7 +306,7 @@ _DEFAULTS = {f.name: f.default for f in dataclasses.fields(Entry) if f.default i
 
 
 def _compact(entry):
-    """An entry as a dict without what has its default value."""
+    """An entry as a dict, without the values that are the default ones."""
     values = {f.name: getattr(entry, f.name) for f in dataclasses.fields(entry)}
     return {name: value for name, value in values.items() if name not in _DEFAULTS or value != _DEFAULTS[name]}
 
@@ -285,10 +314,18 @@ def _compact(entry):
 def load(path):
     """Read what `save` wrote.
 
+    Parameters
+    ----------
+    path : str or Path
+
+    Returns
+    -------
+    Manifest
+
     Raises
     ------
     UserError
-        It is missing, damaged, of another version or not a manifest.
+        The file is missing, damaged, of another version or not a manifest.
     """
     try:
         stored = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -311,7 +348,17 @@ def load(path):
 
 
 def summary(manifest):
-    """One row (dict) for each part and kind: files, hours, speakers, rates, lengths, levels, clipping."""
+    """Statistics of a manifest: files, hours, speakers, rates, lengths, levels, clipping.
+
+    Parameters
+    ----------
+    manifest : Manifest
+
+    Returns
+    -------
+    list of dict
+        One for each part and kind. Levels are in dBFS; `speakers` is None for noises and rooms.
+    """
     rows = []
     for part in PARTS:
         for kind in ("speech", "noise", "room", "pair"):
@@ -334,7 +381,7 @@ def summary(manifest):
 
 
 def table(manifest):
-    """`summary` and the problems as text."""
+    """The rows of `summary` as text, and a line that counts the files left out."""
     lines = [
         f"{'part':<11}{'kind':<7}{'files':>7}{'hours':>8}{'speakers':>9}  {'rates (Hz)':<14}{'ch':<5}"
         f"{'seconds (median)':<22}{'level (dBFS)':<15}{'clipped':>7}"

@@ -37,7 +37,7 @@ except ImportError:  # Windows has none
 from tasnet_np import checkpoint, gpu_training, layouts, manifest
 from tasnet_np.augment import Augmentation
 from tasnet_np.corpus import CACHE_BYTES, Store, open_corpus
-from tasnet_np.data import Batch, Mixer, Prefetcher, fixed_batches
+from tasnet_np.mixing import Batch, Mixer, Prefetcher, fixed_batches
 from tasnet_np.device import move
 from tasnet_np.evaluate import evaluate
 from tasnet_np.errors import UserError

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from tasnet_np.augment import Augmentation, change_speed, coloured, low_pass, overload, reverberate, synthetic_room
-from tasnet_np.data import Clip, Corpus, Mixer, Prefetcher
+from tasnet_np.corpus import Clip, Corpus
 from tasnet_np.errors import UserError
 from tasnet_np.level import rms_db
+from tasnet_np.mixing import Mixer, Prefetcher
 
 RATE = 8000
 

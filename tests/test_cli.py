@@ -145,10 +145,11 @@ def test_a_non_causal_model_is_for_files(recordings, noisy, tmp_path, capsys):
 
 
 def test_denoise_improves_a_held_out_mixture_and_keeps_its_level(recordings, trained, tmp_path, capsys):
-    from tasnet_np.data import fixed_batches, load_corpus, split
+    from tasnet_np.corpus import Store, open_corpus
+    from tasnet_np.mixing import fixed_batches
 
-    corpus, _ = load_corpus(recordings / "speech", recordings / "noise", 8000)
-    (batch,) = fixed_batches(split(corpus, seed=0)[1], samples=8000, rate=8000, snrs_db=[0], per_snr=1)
+    held_out = open_corpus(manifest.load(trained / "manifest.json"), "validation", 8000, Store())
+    (batch,) = fixed_batches(held_out, samples=8000, rate=8000, snrs_db=[0], per_snr=1)
     soundfile.write(tmp_path / "noisy.wav", batch.mixture[0], 8000, subtype="PCM_16")
     out, noise_out = tmp_path / "clean.wav", tmp_path / "noise.wav"
     arguments = [tmp_path / "noisy.wav", "--model", trained, "-o", out, "--noise-out", noise_out]

@@ -8,9 +8,9 @@ import pytest
 
 from tasnet_np import audio_files, corpus, manifest
 from tasnet_np.corpus import PIECE_SECONDS, Store, load_corpus, open_corpus
-from tasnet_np.data import Mixer
 from tasnet_np.errors import UserError
 from tasnet_np.layouts import ROOT_SPEAKER, Found
+from tasnet_np.mixing import Mixer
 
 RATE = 8000
 RNG = np.random.default_rng(0)

@@ -17,7 +17,7 @@ import pytest
 
 from tasnet_np import checkpoint
 from tasnet_np.cli import main
-from tasnet_np.data import Batch
+from tasnet_np.mixing import Batch
 from tasnet_np.device import (
     SIMULATED, THREADS, CudaGraph, choose_device, cuda_problem, move, move_all, on_gpu, runs, stack, unstack, window,
     zeros,

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from tasnet_np.data import Batch
+from tasnet_np.mixing import Batch
 from tasnet_np.evaluate import evaluate, table
 from tasnet_np.errors import UserError
 

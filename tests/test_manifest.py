@@ -6,12 +6,14 @@ import zlib
 import numpy as np
 import pytest
 import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tasnet_np import audio_files, layouts, manifest
 from tasnet_np.corpus import Store, open_corpus
-from tasnet_np.data import Mixer, fixed_batches
 from tasnet_np.errors import UserError
-from tasnet_np.manifest import make_manifest
+from tasnet_np.manifest import Entry, make_manifest, parted
+from tasnet_np.mixing import Mixer, fixed_batches
 
 RATE = 8000
 
@@ -196,6 +198,74 @@ def test_headers_alone_are_quick_and_say_so(tmp_path, monkeypatch):
     assert {e.level_db for e in made.entries} == {None}
     assert {e.frames for e in made.part("training", "speech")} == {4000}
     assert "not read" in manifest.table(made)
+
+
+def entries_of(speakers=4, noises=10, clips=5):
+    """Entries without a part: clips of some speakers, and noises."""
+    speech = [Entry("speech", 0, f"s{k}/{i}.wav", RATE, 1, 100, f"s{k}") for k in range(speakers) for i in range(clips)]
+    return [*speech, *(Entry("noise", 1, f"n{i}.wav", RATE, 1, 100) for i in range(noises))]
+
+
+def sides(entries, **settings):
+    """Paths by speaker and paths of noises in training, then those in validation."""
+    entries = parted(entries, **settings)
+    result = []
+    for part in ("training", "validation"):
+        speakers, noises = {}, []
+        for entry in (entry for entry in entries if entry.part == part):
+            (speakers.setdefault(entry.speaker, []) if entry.kind == "speech" else noises).append(entry.path)
+        result.append((speakers, noises))
+    return result
+
+
+@given(st.integers(2, 12), st.integers(2, 40), st.floats(0.01, 0.99), st.integers(0, 2**32))
+@settings(max_examples=200, deadline=None)
+def test_parts_share_nothing_and_lose_nothing(speakers, noises, share, seed):
+    entries = entries_of(speakers, noises, clips=1)
+    train, held = sides(entries, seed=seed, share=share)
+    assert sorted([*train[0], *held[0]]) == sorted({entry.speaker for entry in entries if entry.kind == "speech"})
+    assert sorted(train[1] + held[1]) == sorted(entry.path for entry in entries if entry.kind == "noise")
+    assert all((*train, *held))
+    assert len(held[0]) == min(max(1, round(share * speakers)), speakers - 1)
+    assert len(held[1]) == min(max(1, round(share * noises)), noises - 1)
+    assert sides(entries, seed=seed, share=share) == [train, held]
+
+
+def test_parts_depend_on_the_seed():
+    entries = entries_of(10, 20, clips=1)
+    held = {str(sides(entries, seed=seed)[1][1]) for seed in range(20)}
+    assert len(held) > 10
+
+
+def test_speakers_held_out_by_name():
+    for seed in range(20):
+        train, held = sides(entries_of(), seed=seed, hold_out=["s2", "s0"])
+        assert list(train[0]) == ["s1", "s3"]
+        assert list(held[0]) == ["s0", "s2"]
+        assert not set(train[1]) & set(held[1])
+
+
+def test_the_clips_of_a_single_speaker_are_parted():
+    kept, held = (set(side[0]["s0"]) for side in sides(entries_of(speakers=1, clips=10)))
+    assert len(kept) == 8 and len(held) == 2 and not kept & held
+
+
+@pytest.mark.parametrize(
+    "entries, settings, words",
+    [
+        (entries_of(2, 1), {}, "noise recordings: 1 found"),
+        (entries_of(1, 2, clips=1), {}, "speech clips: 1 found"),
+        (entries_of(2, 2), {"hold_out": ["bob"]}, "hold_out bob: .* s0, s1"),
+        (entries_of(2, 2), {"hold_out": ["s0", "s1"]}, "hold_out s0, s1: .* not all"),
+        (entries_of(1, 2), {"hold_out": ["s0"]}, "hold_out s0"),
+        (entries_of(2, 2), {"share": 0}, "share 0"),
+        (entries_of(2, 2), {"share": 1}, "share 1"),
+        (entries_of(2, 2), {"seed": -1}, "seed -1"),
+    ],
+)
+def test_parted_refuses(entries, settings, words):
+    with pytest.raises(UserError, match=words):
+        parted(entries, **settings)
 
 
 def test_parts_share_no_speaker_no_recording_and_no_copy(tmp_path):

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasnet_np.data import Clip, Corpus, fixed_batches
+from tasnet_np.corpus import Clip, Corpus
+from tasnet_np.mixing import fixed_batches
 from tasnet_np.metrics import si_snr
 from tasnet_np.train import Recipe
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import tasnet_np
-from tasnet_np import UserError, checkpoint, data, layouts, manifest
-from tasnet_np.data import Batch
+from tasnet_np import UserError, checkpoint, layouts, manifest, mixing
+from tasnet_np.mixing import Batch
 from tasnet_np.evaluate import evaluate
 from tasnet_np.model import Config, ConvTasNet
 from tasnet_np.optim import warm_up_and_cosine
@@ -382,8 +382,8 @@ def test_the_validation_set_is_made_once_and_is_what_the_manifest_says(recording
 
 
 def test_a_validation_mixture_at_another_snr_is_refused(recordings, tmp_path, monkeypatch):
-    right = data.mix
-    monkeypatch.setattr(data, "mix", lambda speech, noise, snr_db, level_db: right(speech, noise, snr_db + 0.1, level_db))
+    right = mixing.mix
+    monkeypatch.setattr(mixing, "mix", lambda speech, noise, snr_db, level_db: right(speech, noise, snr_db + 0.1, level_db))
     with pytest.raises(UserError, match="the mixture is at -4.900 dB"):
         run(recordings, tmp_path / "run", steps=1)
 

@@ -21,8 +21,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from tasnet_np import plots
-from tasnet_np.data import mix
 from tasnet_np.level import at_level, rms_db
+from tasnet_np.mixing import mix
 from tasnet_np.resampling import resample
 
 companion.where("mixture")
@@ -429,7 +429,7 @@ assert 1000 * 16 / rate == 2  # ms of the encoder's filters
 # ## Where this sits in the model
 #
 # `mixture` is the network's input, with shape `(B, n)`: a *batch* of B waveforms of n samples, which are worked on
-# together. The sources, `(B, 2, n)`, are what it should answer. `tasnet_np.data.Mixer` makes both: random speech,
+# together. The sources, `(B, 2, n)`, are what it should answer. `tasnet_np.mixing.Mixer` makes both: random speech,
 # random noise, crop, then `mix`. The order of the sources is always speech, noise. There is no level to learn, as
 # every mixture has -25 dBFS.
 #

@@ -14,7 +14,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from tasnet_np import Config, ConvTasNet, NegativeSISNR, gradcheck, plots
-from tasnet_np.data import Mixer, load_corpus
+from tasnet_np.corpus import load_corpus
+from tasnet_np.mixing import Mixer
 from tasnet_np.ops.conv1d import conv1d_backward, conv1d_forward
 from tasnet_np.ops.conv_transpose1d import conv_transpose1d_forward
 from tasnet_np.optim import Adam, clip_gradients

@@ -14,8 +14,8 @@ import numpy as np
 from scipy.signal import istft, stft
 
 from tasnet_np import Config, ConvTasNet, gradcheck
-from tasnet_np.data import mix
 from tasnet_np.metrics import si_snr
+from tasnet_np.mixing import mix
 from tasnet_np.ops.conv1d import conv1d_forward
 from tasnet_np.ops.conv_transpose1d import conv_transpose1d_forward
 from tasnet_np.ops.elementwise import (

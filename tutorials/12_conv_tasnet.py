@@ -15,11 +15,11 @@ import dataclasses
 import matplotlib.pyplot as plt
 import numpy as np
 
-from tasnet_np.data import mix
 from tasnet_np.gradcheck import directional_error, reduced, relative_error
 from tasnet_np.layers import NegativeSISNR
 from tasnet_np.level import fit_level
 from tasnet_np.metrics import si_snr
+from tasnet_np.mixing import mix
 from tasnet_np.model import Config, ConvTasNet
 from tasnet_np.optim import Adam, clip_gradients
 

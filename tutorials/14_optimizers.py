@@ -12,9 +12,9 @@ import companion
 import matplotlib.pyplot as plt
 import numpy as np
 
-from tasnet_np.data import mix
 from tasnet_np.gradcheck import relative_error
 from tasnet_np.layers import NegativeSISNR
+from tasnet_np.mixing import mix
 from tasnet_np.model import Config, ConvTasNet
 from tasnet_np.optim import SGD, Adam, clip_gradients
 

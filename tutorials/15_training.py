@@ -14,10 +14,13 @@ import companion  # first: it finds the tasnet_np beside this file
 import matplotlib.pyplot as plt
 import numpy as np
 
-from tasnet_np.data import Mixer, fixed_batches, load_corpus, mix, split
+from tasnet_np.corpus import Store, open_corpus
 from tasnet_np.evaluate import evaluate
 from tasnet_np.layers import NegativeSISNR
+from tasnet_np.layouts import folders
+from tasnet_np.manifest import make_manifest
 from tasnet_np.metrics import si_snr
+from tasnet_np.mixing import Mixer, fixed_batches, mix
 from tasnet_np.model import Config, ConvTasNet
 from tasnet_np.optim import HalveOnPlateau, clip_gradients
 from tasnet_np.train import Recipe, Trainer
@@ -219,8 +222,9 @@ def by_hand(batches, between=lambda g, earlier: g):
     return np.concatenate([array.ravel() for array in theta.values()])
 
 
-corpus, problems = load_corpus(companion.DATA / "speech", companion.DATA / "noise", RATE)
-training, held_out = split(corpus, seed=0)
+found, problems = folders(companion.DATA / "speech", companion.DATA / "noise")
+recordings = make_manifest(found, problems, seed=0)
+training, held_out = (open_corpus(recordings, part, RATE, Store()) for part in ("training", "validation"))
 mixer = Mixer(training, samples=RATE, rate=RATE, seed=0)
 three = [mixer.batch(step, 2) for step in range(3)]
 doubles = [(batch.mixture.astype(np.float64), batch.sources.astype(np.float64)) for batch in three]
@@ -232,7 +236,7 @@ expected = np.concatenate([array.ravel() for array in library.model.named_parame
 
 error = np.abs(by_hand(doubles) - expected).max()
 print(f"largest difference after three steps: {error:.1e}")
-assert not problems
+assert not recordings.problems
 assert error < 1e-8
 
 # %% [markdown]

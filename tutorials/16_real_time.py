@@ -16,8 +16,11 @@ from collections import deque
 import matplotlib.pyplot as plt
 import numpy as np
 
-from tasnet_np.data import Mixer, load_corpus, mix, split
+from tasnet_np.corpus import Store, open_corpus
+from tasnet_np.layouts import folders
+from tasnet_np.manifest import make_manifest
 from tasnet_np.metrics import si_snr
+from tasnet_np.mixing import Mixer, mix
 from tasnet_np.model import Config, ConvTasNet
 from tasnet_np.ops.norms import EPS, cumulative_layer_norm_forward
 from tasnet_np.streaming import Streamer
@@ -34,8 +37,9 @@ config = Config(
 RATE, HOP = config.sample_rate, config.hop
 companion.where("streaming", config=config)
 
-corpus, _ = load_corpus(companion.DATA / "speech", companion.DATA / "noise", RATE)
-mixer = Mixer(split(corpus, seed=0)[0], samples=RATE, rate=RATE)
+found, _ = folders(companion.DATA / "speech", companion.DATA / "noise")
+training = open_corpus(make_manifest(found, seed=0), "training", RATE, Store())
+mixer = Mixer(training, samples=RATE, rate=RATE)
 trainer = Trainer(ConvTasNet(config, seed=0), Recipe(learning_rate=3e-3))
 for step in range(round(150 * max(1, companion.SCALE))):
     trainer.step(mixer.batch(step, 4))

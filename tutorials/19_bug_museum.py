@@ -23,10 +23,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from tasnet_np import metrics
-from tasnet_np.data import mix
 from tasnet_np.gradcheck import CASES, check_op, relative_error
 from tasnet_np.layers import NegativeSISNR
 from tasnet_np.level import rms_db
+from tasnet_np.mixing import mix
 from tasnet_np.model import Config, ConvTasNet
 from tasnet_np.ops import conv1d, conv_transpose1d, depthwise, elementwise, norms
 from tasnet_np.optim import Adam
@@ -96,7 +96,7 @@ with companion.fails("1: a square root too many"):
     assert abs(snr_db(wrong) - 7.0) < 1e-3, f"{snr_db(wrong):.2f} dB"
 
 # %% [markdown]
-# **Here.** `data.mix` works with powers, and its test measures its result. Tutorial 1 derives it.
+# **Here.** `mixing.mix` works with powers, and its test measures its result. Tutorial 1 derives it.
 
 # %%
 assert abs(snr_db(right) - 7.0) < 1e-3

@@ -357,7 +357,7 @@ def drift(run, tests=24, seconds=4):
     from tasnet_np import manifest
     from tasnet_np.checkpoint import load
     from tasnet_np.corpus import Store, open_corpus
-    from tasnet_np.data import Mixer
+    from tasnet_np.mixing import Mixer
     from tasnet_np.metrics import si_snr_improvement
 
     model = load(run)

@@ -15,9 +15,9 @@ import companion
 
 import numpy as np
 
-from tasnet_np.data import mix
 from tasnet_np.errors import UserError
 from tasnet_np.level import at_level, rms_db
+from tasnet_np.mixing import mix
 
 rate = 8000  # Hz
 

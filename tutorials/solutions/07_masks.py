@@ -17,8 +17,8 @@ import companion
 import numpy as np
 
 from tasnet_np import Config, ConvTasNet
-from tasnet_np.data import mix
 from tasnet_np.metrics import si_snr
+from tasnet_np.mixing import mix
 from tasnet_np.ops.conv1d import conv1d_forward
 from tasnet_np.ops.conv_transpose1d import conv_transpose1d_forward
 from tasnet_np.ops.elementwise import (

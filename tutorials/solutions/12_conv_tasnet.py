@@ -16,9 +16,9 @@ import companion
 import matplotlib.pyplot as plt
 import numpy as np
 
-from tasnet_np.data import mix
 from tasnet_np.layers import NegativeSISNR
 from tasnet_np.metrics import si_snr
+from tasnet_np.mixing import mix
 from tasnet_np.model import Config, ConvTasNet
 from tasnet_np.optim import Adam, clip_gradients
 

@@ -15,9 +15,9 @@ import companion
 
 import numpy as np
 
-from tasnet_np.data import mix
 from tasnet_np.gradcheck import check_gradients
 from tasnet_np.metrics import si_snr
+from tasnet_np.mixing import mix
 
 rate = 8000  # Hz
 rng = np.random.default_rng(13)

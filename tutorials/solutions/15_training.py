@@ -16,17 +16,21 @@ import companion
 import matplotlib.pyplot as plt
 import numpy as np
 
-from tasnet_np.data import Batch, Corpus, Mixer, fixed_batches, load_corpus, split
+from tasnet_np.corpus import Corpus, Store, open_corpus
 from tasnet_np.evaluate import evaluate
 from tasnet_np.layers import NegativeSISNR
+from tasnet_np.layouts import folders
+from tasnet_np.manifest import make_manifest
+from tasnet_np.mixing import Batch, Mixer, fixed_batches
 from tasnet_np.model import Config, ConvTasNet
 from tasnet_np.optim import Adam
 from tasnet_np.train import Recipe, Trainer
 
 config = Config(filters=64, filter_length=32, bottleneck=32, hidden=64, skip=32, blocks=5, repeats=2)
 RATE = config.sample_rate
-corpus, _ = load_corpus(companion.DATA / "speech", companion.DATA / "noise", RATE)
-training, held_out = split(corpus, seed=0)
+found, _ = folders(companion.DATA / "speech", companion.DATA / "noise")
+recordings = make_manifest(found, seed=0)
+training, held_out = (open_corpus(recordings, part, RATE, Store()) for part in ("training", "validation"))
 mixer = Mixer(training, samples=RATE, rate=RATE, seed=0)
 
 # %% [markdown]

@@ -19,9 +19,10 @@ import random
 import numpy as np
 
 from tasnet_np import metrics
-from tasnet_np.data import Clip, Corpus, Mixer, mix
+from tasnet_np.corpus import Clip, Corpus
 from tasnet_np.gradcheck import check_gradients, relative_error
 from tasnet_np.layers import NegativeSISNR
+from tasnet_np.mixing import Mixer, mix
 from tasnet_np.ops import norms
 
 rate = 8000

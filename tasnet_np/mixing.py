@@ -1,4 +1,8 @@
-"""From recordings to training batches: speech and noise mixed at a known SNR, varied, and ready in time."""
+"""From recordings to training batches: speech and noise are mixed at a known SNR, and varied.
+
+`mix` adds one noise to one speech. A `Mixer` draws both from a corpus, again and again; a `Prefetcher` lets it work
+in the background. `fixed_batches` are always the same: they are for validation and evaluation.
+"""
 
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -9,23 +13,18 @@ import numpy as np
 from tasnet_np.augment import (
     LOWEST_CUTOFF, SPEED_STEPS, Augmentation, change_speed, coloured, low_pass, overload, reverberate, synthetic_room,
 )  # fmt: skip
-from tasnet_np.corpus import Clip, Corpus, load_corpus, split
 from tasnet_np.errors import UserError
 from tasnet_np.level import LEVEL_DB, at_level, rms_db
 
-__all__ = [
-    "Batch", "Clip", "Corpus", "Mixer", "Prefetcher", "fixed_batches", "load_corpus", "mix", "noise_crop", "split", "utterance",
-]  # fmt: skip
-
-PAUSE_DB = 30.0  # a crop this far below its recording is a pause, not a source
+PAUSE_DB = 30.0  # a crop whose level is so far below that of its recording is a pause
 GAP_SECONDS = (0.1, 0.3)  # shortest and longest gap between the clips of an utterance
-MORE_NOISE_DB = (-10.0, 0.0)  # level of every further noise against the first
-OVERLOADED = (0.001, 0.05)  # smallest and largest share of samples that clipping cuts off
-ATTEMPTS = 20  # draws for one example before recordings that cannot be used end the run
+FURTHER_NOISE_DB = (-10.0, 0.0)  # lowest and highest level of each further noise, relative to the first
+CLIPPED_SHARE = (0.001, 0.05)  # smallest and largest share of samples that clipping cuts off
+ATTEMPTS = 20  # draws for one example; where none of them can be used, the run ends
 
 
 def utterance(clips, samples, rng, rate):
-    """Random clips of one speaker, joined by gaps of silence and cropped.
+    """Draw clips of one speaker, join them with gaps of silence, and crop the result.
 
     Parameters
     ----------
@@ -35,49 +34,48 @@ def utterance(clips, samples, rng, rate):
         Length of the utterance.
     rng : numpy.random.Generator
     rate : int
-        Hz; the gaps are between 0.1 and 0.3 s.
+        Hz. Gaps last between 0.1 and 0.3 s.
 
     Returns
     -------
     ndarray, shape (samples,), float32
-        Never a pause only.
+        It is never a pause only.
     """
     shortest, longest = (round(gap * rate) for gap in GAP_SECONDS)
-    clip = clips[rng.integers(len(clips))]
-    spoken = clip.part(rng)
-    pieces, total, level_db = [spoken], len(spoken), clip.level_db
-    while total < samples:
-        gap = np.zeros(rng.integers(shortest, longest + 1), np.float32)
+    pieces, level_db = [], -np.inf
+    while sum(map(len, pieces)) < samples:
+        if pieces:
+            pieces.append(np.zeros(rng.integers(shortest, longest + 1), np.float32))
         clip = clips[rng.integers(len(clips))]
-        spoken = clip.part(rng)
-        pieces += [gap, spoken]
-        total += len(gap) + len(spoken)
+        pieces.append(clip.part(rng))
         level_db = max(level_db, clip.level_db)
     return _crop(np.concatenate(pieces), level_db, samples, rng)
 
 
 def noise_crop(clip, samples, rng):
-    """Random crop of a noise clip, never a pause only. A shorter clip goes round and round.
+    """Draw a crop of a noise clip. A clip that is shorter is repeated.
 
     Parameters
     ----------
     clip : Clip or StoredClip
     samples : int
+        Length of the crop.
     rng : numpy.random.Generator
 
     Returns
     -------
     ndarray, shape (samples,), float32
+        It is never a pause only.
     """
-    heard = clip.part(rng)
-    if len(heard) < samples:
-        start = rng.integers(len(heard))
-        return np.take(heard, np.arange(start, start + samples), mode="wrap")
-    return _crop(heard, clip.level_db, samples, rng)
+    signal = clip.part(rng)
+    if len(signal) < samples:
+        start = rng.integers(len(signal))
+        return np.take(signal, np.arange(start, start + samples), mode="wrap")
+    return _crop(signal, clip.level_db, samples, rng)
 
 
 def _crop(signal, level_db, samples, rng):
-    """Random crop, drawn again while it is a pause; in the end the one around the peak."""
+    """A random crop that is no pause; after 20 pauses, the crop around the peak."""
     last = len(signal) - samples  # the last possible start
     for _ in range(20):
         start = rng.integers(last + 1)
@@ -143,14 +141,14 @@ class Batch:
 
 
 class Mixer:
-    """Endless random mixtures of a corpus. Each is a function of the seed and its number alone.
+    """Endless random mixtures of a corpus. Each depends only on the seed and on its number.
 
-    The mixture is the sum of its sources, but where it is clipped: the sources are not. Speech in a room counts
-    with its reverberation as the speech. In an example without noise (or speech) that source is all zeros, and the
-    mixture is the other one: the loss leaves a silent target out (`ops.si_snr`), so such an example teaches the
-    network to keep what is there as it is, and nothing about the silent output.
-
-    A recording that turns out to be unreadable or silent is passed over, and another one drawn.
+    - A mixture is the sum of its sources, unless it is clipped: clipping leaves the sources as they are.
+    - For speech in a room, the source is the speech with its reverberation.
+    - In an example without noise, the noise is all zeros and the mixture is the speech; without speech it is the
+      other way round. The loss leaves a silent target out (`ops.si_snr`). So the network learns from such an example
+      to keep the source that is there, and nothing about its other output.
+    - If a recording is unreadable or silent, another one is drawn.
 
     Parameters
     ----------
@@ -168,7 +166,7 @@ class Mixer:
     Raises
     ------
     UserError
-        The SNR range, the length or the seed makes no sense.
+        The SNR range is empty or not finite, the length is below 1, or the seed is negative.
     """
 
     def __init__(self, corpus, *, samples, rate, snr_db=(-5.0, 15.0), seed=0, augmentation=Augmentation()):
@@ -182,7 +180,13 @@ class Mixer:
         self.augmentation = augmentation
 
     def batch(self, step, size):
-        """Batch number ``step``, of ``size`` examples: the same bits whenever it is asked for.
+        """Make batch number `step`: every time with the same bits.
+
+        Parameters
+        ----------
+        step : int
+        size : int
+            Examples in the batch.
 
         Returns
         -------
@@ -191,7 +195,7 @@ class Mixer:
         Raises
         ------
         UserError
-            `ATTEMPTS` draws in a row gave nothing usable: the recordings have gone.
+            `ATTEMPTS` draws for one example gave nothing usable, as the recordings have gone.
         """
         mixtures, sources, snrs_db, names = zip(*(self._example(step, i) for i in range(size)))
         return Batch(np.stack(mixtures), np.stack(sources), np.array(snrs_db), list(names))
@@ -209,8 +213,22 @@ class Mixer:
         raise UserError(f"{ATTEMPTS} recordings in a row cannot be used, the last one: {problem}")
 
     def _mixed(self, rng):
-        """Speech and noise of two recordings, or of more."""
+        """A mixture of recordings of speech and of noise: mixture, sources, SNR in dB and name."""
+        sources, snr_db, name = self._drawn(rng)
+        sources = self._varied(sources, rng)
         a = self.augmentation
+        level_db = LEVEL_DB + (rng.uniform(-a.gain_db, a.gain_db) if a.gain_db else 0)
+        silent = self._silent(rng)
+        if silent is None:
+            mixture, sources = mix(*sources, snr_db, level_db)
+        else:
+            mixture, sources, snr_db = _one_source_alone(sources, silent, level_db)
+        if _happens(a.clipping, rng):
+            mixture = overload(mixture, np.exp(rng.uniform(*np.log(CLIPPED_SHARE))))
+        return mixture, sources, snr_db, f"{name} at {snr_db:+.1f} dB"
+
+    def _drawn(self, rng):
+        """Speech of one speaker and one or more noises: sources, the SNR in dB to mix them at, and name."""
         speaker = self.speakers[rng.integers(len(self.speakers))]
         noise = self.corpus.noises[rng.integers(len(self.corpus.noises))]
         snr_db = rng.uniform(*self.snr_db)
@@ -220,11 +238,17 @@ class Mixer:
             self._at_a_speed(lambda n: noise_crop(noise, n, rng), rng),
         ]
         names = [noise.name]
-        for _ in range(rng.integers(a.noises) if a.noises > 1 else 0):
-            more = self.corpus.noises[rng.integers(len(self.corpus.noises))]
-            names.append(more.name)
-            level_db = rms_db(sources[1]) + rng.uniform(*MORE_NOISE_DB)
-            sources[1] = sources[1] + at_level(self._at_a_speed(lambda n: noise_crop(more, n, rng), rng), level_db)
+        most = self.augmentation.noises
+        for _ in range(rng.integers(most) if most > 1 else 0):
+            further = self.corpus.noises[rng.integers(len(self.corpus.noises))]
+            names.append(further.name)
+            level_db = rms_db(sources[1]) + rng.uniform(*FURTHER_NOISE_DB)
+            sources[1] = sources[1] + at_level(self._at_a_speed(lambda n: noise_crop(further, n, rng), rng), level_db)
+        return sources, snr_db, f"{speaker} + {' + '.join(names)}"
+
+    def _varied(self, sources, rng):
+        """The sources with random colour, in a random room, in a random band."""
+        a = self.augmentation
         if a.colour:
             sources = [coloured(source, rng.uniform(-a.colour, a.colour, 4)) for source in sources]
         if _happens(a.room, rng):
@@ -232,20 +256,12 @@ class Mixer:
         if _happens(a.band_limit, rng):
             cutoff = rng.uniform(LOWEST_CUTOFF, 1)
             sources = [low_pass(source, cutoff) for source in sources]
-        level_db = LEVEL_DB + (rng.uniform(-a.gain_db, a.gain_db) if a.gain_db else 0)
-        silent = self._silent(rng)
-        if silent is None:
-            mixture, sources = mix(*sources, snr_db, level_db)
-        else:
-            mixture, sources, snr_db = _only(sources, silent, level_db)
-        if _happens(a.clipping, rng):
-            mixture = overload(mixture, np.exp(rng.uniform(*np.log(OVERLOADED))))
-        return mixture, sources, snr_db, f"{speaker} + {' + '.join(names)} at {snr_db:+.1f} dB"
+        return sources
 
     def _at_a_speed(self, draw, rng):
-        """`draw(n)` cut to the mixer's length, played faster or slower at random."""
-        range_ = round(self.augmentation.speed * SPEED_STEPS)
-        steps = SPEED_STEPS + (rng.integers(-range_, range_ + 1) if range_ else 0)
+        """The signal `draw(n)` at a random speed, cut to the mixer's length."""
+        most = round(self.augmentation.speed * SPEED_STEPS)
+        steps = SPEED_STEPS + (rng.integers(-most, most + 1) if most else 0)
         if steps == SPEED_STEPS:
             return draw(self.samples)
         return change_speed(draw(-(-self.samples * int(steps) // SPEED_STEPS)), int(steps))[: self.samples]
@@ -256,7 +272,7 @@ class Mixer:
         return rooms[rng.integers(len(rooms))].part(rng) if rooms else synthetic_room(rng, self.rate)
 
     def _silent(self, rng):
-        """Which source this example does without: 0 for speech, 1 for noise, or None."""
+        """The source that this example lacks: 0 for speech, 1 for noise, or None."""
         a = self.augmentation
         if not a.noise_free + a.speech_free:
             return None
@@ -264,7 +280,7 @@ class Mixer:
         return 1 if draw < a.noise_free else 0 if draw < a.noise_free + a.speech_free else None
 
     def _recorded_pair(self, rng):
-        """Pairs as they were recorded, joined until they are long enough, and cropped; brought to the usual level."""
+        """Pairs as they were recorded: joined until they are long enough, cropped, and brought to `LEVEL_DB`."""
         pairs = self.corpus.pairs
         chosen, total = [], 0
         while total < self.samples:
@@ -286,8 +302,8 @@ def _happens(probability, rng):
     return probability > 0 and rng.random() < probability
 
 
-def _only(sources, silent, level_db):
-    """A mixture of one source, the other one silent."""
+def _one_source_alone(sources, silent, level_db):
+    """A mixture of one source; the source number `silent` becomes zeros."""
     sources = np.stack(sources).astype(np.float32)
     sources[silent] = 0
     kept = at_level(sources[1 - silent], level_db)
@@ -298,9 +314,9 @@ def _only(sources, silent, level_db):
 
 
 class Prefetcher:
-    """The batches of a mixer, one after another, mixed in the background while the last one is worked on.
+    """The batches of a mixer, one after another. The next ones are mixed in the background.
 
-    What comes out does not depend on `workers` or `ahead`.
+    The batches do not depend on `workers` or `ahead`.
 
     Parameters
     ----------
@@ -327,7 +343,7 @@ class Prefetcher:
         self._next += 1
 
     def next(self):
-        """The next Batch; waits for it. Raises what `Mixer.batch` raised."""
+        """Wait for the next Batch and return it, or raise what `Mixer.batch` raised."""
         self._order()
         return self._ready.popleft().result()
 
@@ -339,7 +355,7 @@ class Prefetcher:
 
 
 def fixed_batches(corpus, *, samples, rate, snrs_db=(-5, 0, 5, 10), per_snr=8, seed=0):
-    """One batch for each SNR, the same for the same arguments: for validation and `evaluate`.
+    """Make one batch for each SNR: the same batches for the same arguments.
 
     Parameters
     ----------
