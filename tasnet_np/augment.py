@@ -1,7 +1,8 @@
-"""Making recordings more varied than they are: speed, colour, polarity, rooms, bandwidth, overloaded microphones.
+"""Making recordings more varied: speed, colour, polarity, rooms, bandwidth, overloaded microphones.
 
-Each function takes and returns one signal (n,) of float32 and draws nothing at random itself, but for
-`synthetic_room`. Which of them an example goes through is decided in `tasnet_np.mixing.Mixer`.
+Each function changes one signal (n,) of float32. None of them draws anything at random, except `synthetic_room`.
+`tasnet_np.mixing.Mixer` decides which of them an example goes through. scipy.signal is imported inside the functions:
+it takes half a second, and only training needs it.
 """
 
 from dataclasses import dataclass, fields
@@ -13,20 +14,21 @@ from tasnet_np.resampling import resample
 
 SPEED_STEPS = 40  # speeds are multiples of 1 / SPEED_STEPS, which keeps the resampling exact and cheap
 DECAY_SECONDS = (0.15, 0.6)  # shortest and longest time in which a synthetic room's sound falls by 60 dB
-DIRECT_DB = (0.0, 12.0)  # the direct sound of a synthetic room against all that follows
+DIRECT_DB = (0.0, 12.0)  # lowest and highest level of a synthetic room's direct sound, relative to all that follows
 LOWEST_CUTOFF = 0.3  # of half the sample rate: the narrowest band of `low_pass`
-HIGHEST = {"speed": 0.5, "colour": 0.45}  # where it is not 1; a filter with larger coefficients could be unstable
+LOW_PASS_TAPS = 129  # length of its filter
+HIGHEST = {"speed": 0.5, "colour": 0.45}  # largest values that are not 1; from a colour of 0.5 on, a filter can be unstable
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How much variety to add. All off by default; probabilities are per example."""
+    """How much variety to add. By default none. Each probability is that of one example."""
 
     noises: int = 1  # at most so many noise recordings at once
     gain_db: float = 0.0  # the mixture's level varies by up to this, up and down
     speed: float = 0.0  # speech and noise are played faster or slower by up to this share
-    colour: float = 0.0  # speech and noise each go through a random filter, its coefficients up to this: see `coloured`
-    polarity: float = 0.0  # probability that the whole example is turned upside down, as by a microphone wired the other way
+    colour: float = 0.0  # speech and noise each go through a random filter (`coloured`) with coefficients up to this
+    polarity: float = 0.0  # probability that the whole example changes its sign, as if the microphone were wired the other way
     band_limit: float = 0.0  # probability of a low-pass filter over everything
     room: float = 0.0  # probability that the speech is heard in a room
     clipping: float = 0.0  # probability that the mixture is overloaded
@@ -50,44 +52,76 @@ class Augmentation:
 
 
 def change_speed(signal, steps):
-    """Play a signal at `steps` / SPEED_STEPS of its speed; pitch and length change alike."""
+    """Play a signal at another speed, so that its pitch and its length change.
+
+    Parameters
+    ----------
+    signal : ndarray, shape (n,)
+    steps : int
+        The speed is steps / SPEED_STEPS.
+
+    Returns
+    -------
+    ndarray, shape (ceil(n * SPEED_STEPS / steps),), of the same dtype
+    """
     return resample(signal, steps, SPEED_STEPS)
 
 
 def coloured(signal, r):
-    """A signal as another microphone and another room might have coloured it; same length and dtype.
+    """Filter a signal as another microphone or another room might do it.
 
     H(z) = (1 + r1 z^-1 + r2 z^-2) / (1 + r3 z^-1 + r4 z^-2)      (Valin 2018, Eq. 7, who draws r up to 3/8)
 
     Parameters
     ----------
     signal : ndarray, shape (n,)
-    r : (r1, r2, r3, r4), each below 1/2 in absolute value: then both poles lie within the unit circle
+    r : sequence of 4 floats
+        r1 to r4. If each is below 1/2 in absolute value, both poles lie within the unit circle.
+
+    Returns
+    -------
+    ndarray, shape (n,), of the same dtype
     """
-    from scipy.signal import lfilter  # takes half a second, which nothing but training need wait for
+    from scipy.signal import lfilter
 
     return lfilter([1, r[0], r[1]], [1, r[2], r[3]], signal).astype(signal.dtype)
 
 
 def reverberate(signal, response):
-    """A signal as heard in a room, the direct sound at its old place; same length and dtype.
+    """Let a signal sound as in a room. The direct sound keeps its place and its level.
 
     Parameters
     ----------
     signal : ndarray, shape (n,)
     response : ndarray, shape (m,)
-        Impulse response of the room. What comes before its largest value, the direct sound, is left out.
+        Impulse response of the room. Its largest value is the direct sound; what comes before that is left out.
+
+    Returns
+    -------
+    ndarray, shape (n,), of the same dtype
     """
+    from scipy.signal import fftconvolve
+
     direct = int(np.argmax(np.abs(response)))
     taps = np.asarray(response[direct:], np.float64)
     taps = taps[: len(signal)] / taps[0]
-    size = 1 << (len(signal) + len(taps) - 2).bit_length()
-    heard = np.fft.irfft(np.fft.rfft(signal, size) * np.fft.rfft(taps, size), size)
-    return heard[: len(signal)].astype(signal.dtype)
+    return fftconvolve(signal.astype(np.float64), taps)[: len(signal)].astype(signal.dtype)
 
 
 def synthetic_room(rng, rate):
-    """A random room response: the direct sound, then noise that decays exponentially. Shape (m,)."""
+    """Make a random room response: the direct sound, then noise that decays exponentially.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+    rate : int
+        Hz.
+
+    Returns
+    -------
+    ndarray, shape (m,), float64
+        It lasts between 0.15 and 0.6 s. Its first value is the direct sound, 1.
+    """
     decay = rng.uniform(*DECAY_SECONDS)
     direct_db = rng.uniform(*DIRECT_DB)
     time = np.arange(1, max(2, round(decay * rate))) / rate
@@ -97,15 +131,37 @@ def synthetic_room(rng, rate):
 
 
 def low_pass(signal, cutoff):
-    """Remove what lies above a share `cutoff` of half the sample rate; linear phase, same length and dtype."""
-    taps = 129
-    time = np.arange(taps) - taps // 2
-    window = np.sinc(cutoff * time) * np.hamming(taps)
-    filtered = np.convolve(signal, window / window.sum(), "same") if len(signal) >= taps else signal
-    return filtered.astype(signal.dtype)
+    """Remove high frequencies with a filter of linear phase. A signal that is shorter than the filter stays as it is.
+
+    Parameters
+    ----------
+    signal : ndarray, shape (n,)
+    cutoff : float
+        Share of half the sample rate, above 0 and below 1.
+
+    Returns
+    -------
+    ndarray, shape (n,), of the same dtype
+    """
+    from scipy.signal import firwin
+
+    if len(signal) < LOW_PASS_TAPS:
+        return signal
+    return np.convolve(signal, firwin(LOW_PASS_TAPS, cutoff), "same").astype(signal.dtype)
 
 
 def overload(mixture, share):
-    """Cut a mixture off at a level that the loudest `share` of its samples exceed."""
+    """Cut off the loudest samples, as an overloaded microphone does.
+
+    Parameters
+    ----------
+    mixture : ndarray, shape (n,)
+    share : float
+        Share of the samples to cut off, between 0 and 1.
+
+    Returns
+    -------
+    ndarray, shape (n,), of the same dtype
+    """
     limit = np.quantile(np.abs(mixture), 1 - share)
     return np.clip(mixture, -limit, limit).astype(mixture.dtype) if limit > 0 else mixture

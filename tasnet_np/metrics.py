@@ -79,11 +79,6 @@ def sdr(estimate, target):
         return np.where(signal > 0, 10 * np.log10(signal / distortion), np.nan)
 
 
-def sdr_improvement(estimate, target, mixture):
-    """SDR of the estimate less that of the unprocessed mixture: SDRi, in dB."""
-    return sdr(estimate, target) - sdr(mixture, target)
-
-
 def perceptual_measures():
     """Functions (estimate (n,), target (n,), rate) -> float by name, of the packages that are installed.
 

@@ -99,6 +99,17 @@ def test_low_pass():
     assert filtered.dtype == np.float32
 
 
+def test_low_pass_has_linear_phase_and_keeps_the_length():
+    click = np.zeros(501, np.float32)
+    click[250] = 1
+    filtered = low_pass(click, 0.5)
+    assert filtered.shape == click.shape and filtered.argmax() == 250
+    assert filtered == pytest.approx(filtered[::-1], abs=1e-7)
+    assert filtered.sum() == pytest.approx(1, abs=1e-6)  # what is constant passes
+    short = gaussian(100)
+    assert np.array_equal(low_pass(short, 0.5), short)
+
+
 def test_colour_is_the_filter_it_says_and_stays_stable():
     signal, r = gaussian(500), (0.3, -0.2, -0.4, 0.1)
     filtered = np.zeros(500)
