@@ -150,7 +150,7 @@ def _add_streaming(added):
 
 
 def _streaming(options):
-    """What `_add_streaming` was told, for `pipe.run` and `live.run`."""
+    """What `_add_streaming` was told, for `stream.run` and `live.run`."""
     return {
         "rate": options.rate,
         "level": not options.no_level,
@@ -161,7 +161,7 @@ def _streaming(options):
 
 def _stream(options):
     from tasnet_np.checkpoint import load
-    from tasnet_np.pipe import run
+    from tasnet_np.stream import run
 
     announce_compiling()
     for name, file in ("standard input", sys.stdin), ("standard output", sys.stdout):
@@ -319,7 +319,7 @@ def _info(options):
 def _computing_time(config):
     """What the latency has to be added to: how long a hop takes on this machine."""
     from tasnet_np.model import ConvTasNet
-    from tasnet_np.pipe import time_streaming
+    from tasnet_np.stream_timing import time_streaming
 
     announce_compiling()
     timing = time_streaming(ConvTasNet(config))

@@ -1,7 +1,8 @@
-"""A microphone in, the speaker's voice alone out of the loudspeaker (or headphones: they do not feed back).
+"""The command `live`: from a microphone to a loudspeaker, or better to headphones, which do not feed back.
 
-The sound device asks for a block of samples every few milliseconds and hands over the microphone's. What the
-network returns for them comes later by its latency, so a queue that begins with as much silence lies between.
+Every few milliseconds the sound device hands over a block of the microphone's samples and asks for a block to play.
+The network gives its sources later, by its latency. So a queue lies in between. It begins with as much silence.
+`sound_stream` says how this fits to the network.
 """
 
 import contextlib
@@ -12,27 +13,44 @@ import numpy as np
 
 from tasnet_np.errors import UserError
 from tasnet_np.level import rms_db
-from tasnet_np.online import OnlineSeparator
-from tasnet_np.pipe import Timing
+from tasnet_np.sound_stream import SoundStream
+from tasnet_np.stream_timing import Timing
 
-METER_DB = 60  # what the level meter shows below full scale
+METER_DB = 60  # the lowest level that the level meter shows, below full scale
 METERS_PER_SECOND = 10
 
 
 class Processor:
-    """Turns each block of the microphone (n,) into a block for the loudspeaker (n,)."""
+    """Turns each block of the microphone (n,) into a block for the loudspeaker (n,).
+
+    Parameters
+    ----------
+    model : ConvTasNet
+    rate : int
+        Samples per second of the sound device.
+    level, memory_seconds
+        As for `SoundStream`.
+
+    Attributes
+    ----------
+    timing : Timing
+    heard_db, played_db : float
+        Levels of the last block of the microphone and of the loudspeaker, in dBFS.
+    latency_samples : int
+        How much later a sample is played than it was heard.
+    """
 
     def __init__(self, model, rate, *, level=True, memory_seconds=math.inf):
         config = model.config
-        self.separator = OnlineSeparator(model, rate, level=level, memory_seconds=memory_seconds)
+        self.sound = SoundStream(model, rate, level=level, memory_seconds=memory_seconds)
         self.timing = Timing(rate, config.hop / config.sample_rate)
         self.heard_db = self.played_db = -math.inf
-        self.latency_samples = math.ceil(sum(self.separator.latency_ms.values()) / 1000 * rate) + 1
+        self.latency_samples = math.ceil(sum(self.sound.latency_ms.values()) / 1000 * rate) + 1
         self._queue = np.zeros(self.latency_samples, np.float32)
 
     def __call__(self, heard):
         start = time.perf_counter()
-        speech = self.separator.process(heard[None])[0, 0]
+        speech = self.sound.process(heard[None])[0, 0]
         self.timing.add(time.perf_counter() - start, len(heard))
         queue = np.concatenate([self._queue, speech])
         played, self._queue = queue[: len(heard)], queue[len(heard) :]
@@ -40,24 +58,29 @@ class Processor:
         return played
 
 
-def run(
-    model, screen, *, rate=None, seconds=math.inf, level=True, memory_seconds=math.inf, block_seconds=0.01
-):
+def run(model, screen, *, rate=None, seconds=math.inf, level=True, memory_seconds=math.inf, block_seconds=0.01):
     """Denoise the microphone until Ctrl-C.
 
     Parameters
     ----------
     model : ConvTasNet
-    screen : text file for the level meter and the statistics
-    rate : samples per second of the sound device; the model's by default
-    seconds : how long
-    level, memory_seconds : as for `OnlineSeparator`
-    block_seconds : length of the device's blocks
+    screen : text file
+        For the level meter and the statistics.
+    rate : int, optional
+        Samples per second of the sound device; by default the model's.
+    seconds : float
+        How long; by default until Ctrl-C.
+    level, memory_seconds
+        As for `SoundStream`.
+    block_seconds : float
+        Length of the device's blocks.
 
     Raises
     ------
-    UserError : sounddevice or a sound device is missing
-    ValueError : a model that cannot be streamed; a setting out of range
+    UserError
+        The package sounddevice or a sound device is missing, or a setting is out of range.
+    ValueError
+        The model cannot be streamed, or `memory_seconds` is out of range.
     """
     rate = model.config.sample_rate if rate is None else rate
     block = round(block_seconds * rate)
@@ -83,6 +106,7 @@ def run(
 
 
 def _sounddevice():
+    """The package sounddevice, which is not always installed."""
     try:
         import sounddevice
     except ImportError:

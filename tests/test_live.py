@@ -13,7 +13,7 @@ from tasnet_np.errors import UserError
 from tasnet_np.gradcheck import reduced
 from tasnet_np.live import Processor, run
 from tasnet_np.model import PRESETS, ConvTasNet
-from tasnet_np.online import OnlineSeparator
+from tasnet_np.sound_stream import SoundStream
 
 MODEL = ConvTasNet(reduced(PRESETS["origin"]))
 
@@ -53,12 +53,12 @@ def test_every_block_is_answered_in_full_and_late_by_the_latency(rate, block):
     heard = (0.1 * np.random.default_rng(0).standard_normal((rate // 10 // block, block))).astype(np.float32)
     played = [processor(samples) for samples in heard]
     assert {len(samples) for samples in played} == {block}
-    separator = OnlineSeparator(MODEL, rate, level=False)
-    speech = separator.process(heard.reshape(1, -1))[0, 0]
+    sound = SoundStream(MODEL, rate, level=False)
+    speech = sound.process(heard.reshape(1, -1))[0, 0]
     late = processor.latency_samples
     expected = np.concatenate([np.zeros(late), speech])[: heard.size]
     assert np.concatenate(played) == pytest.approx(expected, abs=1e-5 * float(np.abs(speech).max()))
-    assert late <= sum(separator.latency_ms.values()) / 1000 * rate + 2
+    assert late <= sum(sound.latency_ms.values()) / 1000 * rate + 2
 
 
 def test_a_session(monkeypatch):

@@ -588,7 +588,7 @@ assert running_deviation(louder, 1.0)[-1] < 7  # this one has not
 # ## Where it sits
 #
 # [`streaming.py`](../tasnet_np/streaming.py) holds the same state in fixed arrays: the windows, rings for what waits,
-# one row of sums for each norm. Around it, [`online.py`](../tasnet_np/online.py) adds other sample rates and the level.
+# one row of sums for each norm. Around it, [`sound_stream.py`](../tasnet_np/sound_stream.py) adds other sample rates and the level.
 # `tasnet-np stream` is that as a filter, `tasnet-np live` from a microphone.
 #
 # ## Exercises

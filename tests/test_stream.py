@@ -1,4 +1,4 @@
-"""The filter between other programs: formats, statistics, and what happens when a neighbour dies."""
+"""The filter between other programs: its outputs, its lines, and what happens when a neighbour dies."""
 
 import contextlib
 import io
@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -19,12 +18,12 @@ from tasnet_np.cli import main
 from tasnet_np.errors import UserError
 from tasnet_np.gradcheck import reduced
 from tasnet_np.model import PRESETS, ConvTasNet
-from tasnet_np.online import OnlineSeparator
-from tasnet_np.pipe import ENCODINGS, PCM, Timing, read_wav_header, run, time_streaming, wav_header
+from tasnet_np.pcm_stream import ENCODINGS, PCM
+from tasnet_np.sound_stream import SoundStream
+from tasnet_np.stream import run
 
 RATE = 8000
 MODEL = ConvTasNet(reduced(PRESETS["small"]))
-STEP = {"u8": 2**-7, "s16le": 2**-15, "s24le": 2**-23, "s32le": 2**-24, "f32le": 2**-24, "f64le": 2**-24}
 SUBTYPES = dict(zip(ENCODINGS, ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE")))
 
 
@@ -46,11 +45,11 @@ def filtered(data, model=MODEL, **settings):
 
 
 def expected(samples, encoding, source=0, rate=RATE, **settings):
-    """The same through the separator itself, encoded."""
-    separator = OnlineSeparator(MODEL, rate, len(samples), **settings)
+    """The same through a SoundStream, encoded."""
+    stream = SoundStream(MODEL, rate, len(samples), **settings)
     pcm = PCM(encoding, rate, len(samples))
     heard = pcm.decode(pcm.encode(samples)[0])
-    sources = np.concatenate([separator.process(heard), separator.flush()], axis=-1)
+    sources = np.concatenate([stream.process(heard), stream.flush()], axis=-1)
     return pcm.encode(sources[source])[0]
 
 
@@ -59,51 +58,6 @@ def difference(a, b, encoding):
     pcm = PCM(encoding, RATE, 1)
     assert len(a) == len(b)
     return np.abs(pcm.decode(a) - pcm.decode(b)).max()
-
-
-@pytest.mark.parametrize("encoding", ENCODINGS)
-def test_decoding_is_what_libsndfile_reads(encoding):
-    samples = np.clip(sound(100, 3) * 5, -1, 0.999)
-    data = wav(samples, encoding)
-    file = io.BytesIO(data)
-    pcm, size = read_wav_header(io.BufferedReader(file))
-    assert pcm == PCM(encoding, RATE, 3)
-    whole, _ = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
-    assert np.array_equal(pcm.decode(data[-size:]), whole.T)
-
-
-@pytest.mark.parametrize("encoding", ENCODINGS)
-def test_encoding_undoes_decoding(encoding):
-    pcm = PCM(encoding, RATE, 2)
-    samples = sound(500, 2)
-    data, clipped = pcm.encode(samples)
-    assert clipped == 0 and len(data) == 500 * pcm.frame_bytes
-    assert np.abs(pcm.decode(data) - samples).max() <= STEP[encoding] / 2
-    assert pcm.encode(pcm.decode(data))[0] == data
-
-
-def test_what_is_too_loud_is_clipped_and_counted():
-    samples = np.array([[1.5, -1.5, 1.0, -1.0, 0.0]], np.float32)
-    for encoding in ("u8", "s16le", "s24le", "s32le"):
-        data, clipped = PCM(encoding, RATE, 1).encode(samples)
-        assert clipped == 3  # 1.0 is one step too loud
-        assert PCM(encoding, RATE, 1).decode(data)[0] == pytest.approx([1, -1, 1, -1, 0], abs=STEP[encoding])
-    data, clipped = PCM("f32le", RATE, 1).encode(samples)
-    assert clipped == 0 and np.array_equal(PCM("f32le", RATE, 1).decode(data), samples)
-
-
-@pytest.mark.parametrize("encoding", ENCODINGS)
-@pytest.mark.parametrize("channels, frames", [(1, 101), (2, 80)])
-def test_the_header_is_read_by_libsndfile(encoding, channels, frames):
-    pcm, samples = PCM(encoding, 44100, channels), sound(frames, channels)
-    data, _ = pcm.encode(samples)
-    for size in (len(data), None):
-        file = wav_header(pcm, size) + data + bytes(len(data) % 2)
-        info = soundfile.SoundFile(io.BytesIO(file))
-        assert (info.samplerate, info.channels, info.subtype) == (44100, channels, SUBTYPES[encoding])
-        assert np.abs(info.read(always_2d=True)[:frames].T - samples).max() <= STEP[encoding] / 2
-        again, left = read_wav_header(io.BufferedReader(io.BytesIO(file)))
-        assert (again, left) == (pcm, size)
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
@@ -203,32 +157,6 @@ def test_the_lines_at_the_start_and_at_the_end():
         decoder.params["w"][...] *= 1e4
     _, lines = filtered(wav(sound(2000)), model, level=False)
     assert lines[2].startswith("warning: ") and lines[2].endswith("samples were too loud for s16le and were clipped")
-
-
-def test_timing_counts():
-    timing = Timing(RATE, hop_seconds=0.001)
-    for seconds in [1e-3] * 980 + [3e-3] * 19 + [20e-3]:
-        timing.add(seconds, 80)  # 10 hops in 10 ms
-    assert timing.quantile(0.5) == pytest.approx(1e-4, rel=0.03)
-    assert timing.quantile(0.99) == pytest.approx(3e-4, rel=0.03)
-    assert (timing.longest, timing.missed, timing.blocks) == (pytest.approx(2e-3), 1, 1000)
-    assert timing.report() == (
-        "10.0 s of sound in 1.1 s (real-time factor 0.106); per hop of 1 ms: "
-        f"median {1e6 * timing.quantile(0.5):.0f} us, p99 {1e6 * timing.quantile(0.99):.0f} us, "
-        "longest 2000 us; 1 of 1000 blocks took too long"
-    )
-    assert Timing(RATE, 0.001).report() == "no sound came in"
-
-
-def test_info_tells_the_computing_time(capsys, tmp_path):
-    tasnet_np.save(MODEL, tmp_path / "model.npz")
-    assert main(["info", "--model", str(tmp_path / "model.npz")]) == 0
-    last = capsys.readouterr().out.splitlines()[-1]
-    assert last.startswith("computing ") and " ms per hop of 0.375 ms in a stream, measured here (99 %: " in last
-    assert main(["info", "--preset", "paper"]) == 0
-    assert "computing" not in capsys.readouterr().out
-    timing = time_streaming(MODEL, seconds=0.1)
-    assert (timing.blocks, timing.samples) == (267, 267 * MODEL.config.hop)
 
 
 WAV = wav(sound(100))
