@@ -1,7 +1,6 @@
-"""From noisy recordings to speech and background: any rate, any channels, level restored.
+"""The command `denoise`: audio files and folders in, files of the speech and of the background out.
 
-SI-SNR leaves the level and the polarity of a model's outputs free: they may be a thousand times too
-loud, or inverted. `fit_level` finds the two gains with which they add up to the mixture again.
+A recording that fits into memory goes through `separate.separate` as a whole, a longer one through `long_files`.
 """
 
 import contextlib
@@ -16,91 +15,37 @@ from tasnet_np.audio_files import (
     FORMATS, UNLIMITED, AudioFile, find_audio, read, seconds_by_header, write, write_blocks,
 )  # fmt: skip
 from tasnet_np.errors import UserError
-from tasnet_np.level import LEVEL_DB, at_level, fit_level
 from tasnet_np.long_files import LongSeparation, Segments
 from tasnet_np.metrics import without_mean
-from tasnet_np.resampling import resample
+from tasnet_np.separate import separate
 from tasnet_np.streaming import Streamer
 
-WHOLE_BYTES = 1 << 30  # of memory: what needs more goes block by block where it can
+WHOLE_BYTES = 1 << 30  # of memory: a recording that needs more goes block by block, where the model can do that
 PEAK = 32767 / 32768  # the largest sample of a 16-bit file
-
-
-def separate(model, samples, rate):
-    """Split a recording into speech and background at the recording's own rate, length and level.
-
-    Each channel is one example of the batch: without its mean, resampled to the model's rate and
-    brought to `LEVEL_DB`. The estimates are resampled back, and `fit_level` restores the level.
-
-    Where the recording's rate is higher than the model's, what lies above half the model's rate is
-    lost. The outputs have no mean (no direct current), whatever the recording has: from a constant
-    recording, and from one of a single sample, come zeros.
-
-    Parameters
-    ----------
-    model
-        Has ``config.sample_rate``, and ``forward(mixture, keep=False)`` from (B, n) to (B, 2, n).
-    samples : ndarray, shape (channels, n), floats
-    rate : int
-        Hz.
-
-    Returns
-    -------
-    sources : ndarray, shape (2, channels, n), float32
-        Speech, background.
-
-    Raises
-    ------
-    UserError
-        The samples have another shape or kind or are not finite, the rate is not a whole number
-        above 0, or the model answers with NaN or infinity.
-    """
-    samples = np.asarray(samples)
-    if samples.ndim != 2 or samples.size == 0 or samples.dtype.kind != "f":
-        found = f"shape {samples.shape} and type {samples.dtype}"
-        raise UserError(f"samples have {found}; give floats of shape (channels, n), none of them 0")
-    if not np.all(np.isfinite(samples)):
-        raise UserError("samples have NaN or infinite values; remake the recording")
-    model_rate = model.config.sample_rate
-    mixture = without_mean(samples).astype(np.float32)
-    heard = resample(mixture, rate, model_rate)  # (channels, m)
-    heard = np.stack([at_level(channel, LEVEL_DB) for channel in heard])
-    estimates = model.forward(heard, keep=False)  # (channels, 2, m)
-    if not np.all(np.isfinite(estimates)):
-        raise UserError("the model answers with NaN or infinite values; use an earlier checkpoint")
-    # Both resamplings round the length up, so that nothing is missing at the end.
-    estimates = resample(estimates, model_rate, rate)[..., : samples.shape[-1]]  # (channels, 2, n)
-    restored = [_at_own_level(*channel) for channel in zip(mixture, estimates)]
-    return np.stack(restored, axis=1).astype(np.float32)
-
-
-def _at_own_level(mixture, sources):
-    """One channel's estimates (2, n) without mean, at their level in the mixture (n,)."""
-    return fit_level(mixture, sources)[:, None] * without_mean(sources)
 
 
 def denoise_files(inputs, model, output, *, noise_out=None, segment_seconds=None, progress=False):
     """Write the speech, and on request the background, of audio files and of all in folders.
 
-    All paths are checked before the first file is read. What is written keeps the rate, channels,
-    format and subtype of its input, and replaces an earlier file of that name. Where a source would
-    clip, what is written for that file is lowered by one common gain, and a line on standard error
-    says by how much. So it does for files that are skipped, broken or silent.
+    All paths are checked before the first file is read. An output has the rate, channels, format and
+    subtype of its input, and replaces an earlier file of that name. Where a source would clip, all
+    outputs of that file are lowered by one common gain, and a line on standard error says by how much.
+    Other lines name the files that are skipped, broken or silent.
 
-    A recording that would need more than `WHOLE_BYTES` of memory as a whole goes through a causal model
-    block by block, in constant memory and with the same result. For other models a line says how much
-    memory it needs; `segment_seconds` bounds it.
+    If a recording as a whole needs more than `WHOLE_BYTES` of memory, a causal model takes it block by
+    block, in constant memory and with the same result. For another model, a line says how much memory it
+    needs; `segment_seconds` limits that.
 
     Parameters
     ----------
     inputs : list of str or Path
-        Audio files, and folders, which are searched to the bottom.
+        Audio files, and folders, which are searched with all folders below them.
     model
         As for `separate`.
     output : str or Path
         For a single input file, a name with a suffix is the file to write; a suffix other than the
-        input's sets the format. Otherwise this is a folder, made if needed, where files keep their
-        names and their places below the input folders.
+        input's sets the format. Otherwise it is a folder, which is made if needed. There, files keep
+        their names and their places below the input folders.
     noise_out : str or Path, optional
         The same for the background.
     segment_seconds : float, optional
@@ -116,64 +61,55 @@ def denoise_files(inputs, model, output, *, noise_out=None, segment_seconds=None
     Raises
     ------
     UserError
-        Before the work: no input, a missing input, a folder without audio; an output that is an
-        input or lies inside an input folder, two outputs of the same name, a format that cannot be
-        written; an output folder that is a file or is not writable.
-        After the work: some files could not be denoised. The others are written by then.
+        Before the work: there is no input, an input is missing, or a folder has no audio; an output is
+        an input or lies inside an input folder, two outputs have the same name, or a format cannot be
+        written; an output folder is a file or is not writable.
+        After the work: some files could not be denoised. The others have been written.
     """
-    found, skipped = _find(inputs)
-    one_file = len(inputs) == 1 and not os.path.isdir(inputs[0])
-    outputs = [path for path in (output, noise_out) if path is not None]
-    sources = [source for source, _ in found]
-    targets = [_targets(found, path, one_file) for path in outputs]  # for speech, for background
-    _check_targets(sources, targets)
-    for path in outputs:
-        _check_outside(path, inputs)
+    jobs, skipped = _jobs(inputs, output, noise_out)
     if skipped:
         _warn(f"skipped {len(skipped)} non-audio files, such as {skipped[0]}")
-
-    written, problems, cut = [], [], 0
-    jobs = list(zip(sources, zip(*targets)))
-    for source, paths in tqdm(jobs, desc="denoising", unit="file", disable=not progress):
+    written, problems, narrowed = [], [], 0
+    for path, outputs in tqdm(jobs, desc="denoising", unit="file", disable=not progress):
         try:
-            rate = _denoise_file(source, paths, model, segment_seconds)
+            rate = _denoise_file(path, outputs, model, segment_seconds)
         except (UserError, OSError, MemoryError) as error:
-            problems.append(str(error) if str(source) in str(error) else f"{source}: {error}")
+            problems.append(str(error) if str(path) in str(error) else f"{path}: {error}")
             if len(jobs) > 1:
                 _warn(problems[-1])
             continue
-        written.extend(paths)
-        cut += rate > model.config.sample_rate
-    if cut:
+        written.extend(outputs)
+        narrowed += rate > model.config.sample_rate
+    if narrowed:
         nyquist = f"{model.config.sample_rate / 2000:g} kHz, half the model's sample rate"
-        _warn(f"{cut} of {len(jobs)} files lost all above {nyquist}")
+        _warn(f"{narrowed} of {len(jobs)} files lost all above {nyquist}")
     if problems:
         summary = f"{len(problems)} of {len(jobs)} files could not be denoised; see the lines above"
         raise UserError(problems[0] if len(jobs) == 1 else summary)
     return written
 
 
-def _denoise_file(source, paths, model, segment_seconds):
-    """Read one file and write its speech, and its background if there are two paths."""
-    file = AudioFile(source)
-    encodings = [_encoding(file, path) for path in paths]
-    network = _in_pieces(file, model, segment_seconds)
+def _denoise_file(path, outputs, model, segment_seconds):
+    """Read one file and write its speech, and its background if there are two outputs. Returns its rate."""
+    file = AudioFile(path)
+    encodings = [_encoding(file, output) for output in outputs]
+    network = _network_for_blocks(file, model, segment_seconds)
     if network:
-        _make_folders(paths)
-        separation = LongSeparation(file, network, model.config.sample_rate, len(paths), paths[0].parent)
+        _make_folders(outputs)
+        separation = LongSeparation(file, network, model.config.sample_rate, len(outputs), outputs[0].parent)
         with contextlib.closing(separation):
             scale = _scale(file, encodings, separation.silent, separation.mixture_peak, separation.peak)
-            for index, (path, (format, subtype)) in enumerate(zip(paths, encodings)):
+            for index, (output, (format, subtype)) in enumerate(zip(outputs, encodings)):
                 blocks = separation.source(index, scale)
-                write_blocks(path, blocks, file.rate, file.channels, format=format, subtype=subtype)
+                write_blocks(output, blocks, file.rate, file.channels, format=format, subtype=subtype)
         return file.rate
-    recording = read(source)
-    silent, loudest = not np.any(without_mean(recording.samples)), np.max(np.abs(recording.samples))
-    sources = separate(model, recording.samples, recording.rate)[: len(paths)]
-    sources = sources * np.float32(_scale(file, encodings, silent, loudest, np.max(np.abs(sources))))
-    _make_folders(paths)
-    for path, samples, (format, subtype) in zip(paths, sources, encodings):
-        write(path, samples, recording.rate, format=format, subtype=subtype)
+    recording = read(path)
+    silent, mixture_peak = not np.any(without_mean(recording.samples)), np.max(np.abs(recording.samples))
+    sources = separate(model, recording.samples, recording.rate)[: len(outputs)]
+    sources = sources * np.float32(_scale(file, encodings, silent, mixture_peak, np.max(np.abs(sources))))
+    _make_folders(outputs)
+    for output, samples, (format, subtype) in zip(outputs, sources, encodings):
+        write(output, samples, recording.rate, format=format, subtype=subtype)
     return recording.rate
 
 
@@ -182,8 +118,8 @@ def _make_folders(paths):
         path.parent.mkdir(parents=True, exist_ok=True)
 
 
-def _in_pieces(file, model, segment_seconds):
-    """What runs a recording in constant memory, or None where the whole of it is to go at once."""
+def _network_for_blocks(file, model, segment_seconds):
+    """A `Streamer` or `Segments` for a recording that is to go block by block; None for one that goes as a whole."""
     c = model.config
     samples = seconds_by_header(file.path) * c.sample_rate  # 0 where the length is not known
     needed = file.channels * c.inference_bytes(max(1, round(samples)))
@@ -198,42 +134,55 @@ def _in_pieces(file, model, segment_seconds):
 
 
 def _scale(file, encodings, silent, mixture_peak, peak):
-    """The common gain that keeps the outputs from clipping; says so if there is one, or if all is silent."""
+    """The common gain that keeps the outputs from clipping. A line tells of it, and of a silent recording."""
     if silent:
         _warn(f"{file.path}: is silent; written as silence")
-    # Where the file can hold more than 1, and the recording does, the output may exceed 1 as well.
+    # If the recording exceeds 1 and the outputs can hold more than 1, the outputs may exceed 1 as well.
     if peak <= PEAK or (mixture_peak > 1 and all(subtype in UNLIMITED for _, subtype in encodings)):
         return 1.0
     _warn(f"{file.path}: the output would clip; lowered by {20 * np.log10(peak / PEAK):.2f} dB")
     return PEAK / peak
 
 
-def _encoding(recording, path):
-    """Format and subtype for a path: the recording's, or the usual ones of another suffix."""
-    if path.suffix.lower() == recording.path.suffix.lower():
-        return recording.format, recording.subtype
-    return FORMATS[path.suffix.lower()]
+def _encoding(file, output):
+    """Format and subtype of an output: those of the input, or the usual ones where its suffix is another."""
+    if output.suffix.lower() == file.path.suffix.lower():
+        return file.format, file.subtype
+    return FORMATS[output.suffix.lower()]
+
+
+def _jobs(inputs, output, noise_out):
+    """Pairs of an input and its outputs, speech first, all of them checked; and the files that are no audio."""
+    found, skipped = _find(inputs)
+    one_file = len(inputs) == 1 and not os.path.isdir(inputs[0])
+    given = [path for path in (output, noise_out) if path is not None]
+    paths = [path for path, _ in found]
+    outputs = [_outputs(found, path, one_file) for path in given]  # for speech, for background
+    _check_outputs(paths, outputs)
+    for path in given:
+        _check_outside(path, inputs)
+    return list(zip(paths, zip(*outputs))), skipped
 
 
 def _find(inputs):
-    """Audio files, each with its place below an output folder; and the other files."""
+    """Pairs of an audio file and its place below an output folder; and the files that are no audio."""
     if not inputs:
         raise UserError("inputs: none given; name an audio file or a folder")
     found, skipped = [], []
-    for path in map(Path, inputs):
-        if os.path.isdir(path):
-            audio, others = find_audio(path)
-            found += [(file, file.relative_to(path)) for file in audio]
-            skipped += others
-        elif os.path.exists(path):
-            found.append((path, Path(path.name)))
+    for given in map(Path, inputs):
+        if os.path.isdir(given):
+            audio_paths, other_paths = find_audio(given)
+            found += [(path, path.relative_to(given)) for path in audio_paths]
+            skipped += other_paths
+        elif os.path.exists(given):
+            found.append((given, Path(given.name)))
         else:
-            raise UserError(f"{path}: does not exist or may not be read; check the name")
+            raise UserError(f"{given}: does not exist or may not be read; check the name")
     return found, skipped
 
 
-def _targets(found, output, one_file):
-    """Where each file goes: to the output itself if that names a file, else to a place below it."""
+def _outputs(found, output, one_file):
+    """An output for each file: the given one if that names a file, else a place below it."""
     output = Path(output)
     suffix = "" if os.path.isdir(output) else output.suffix.lower()
     if not one_file and suffix in FORMATS:
@@ -245,19 +194,19 @@ def _targets(found, output, one_file):
     return [output]
 
 
-def _check_targets(sources, targets):
-    """Refuse targets that are inputs, that coincide, or whose folder cannot be written to."""
-    input_files = {_identity(source) for source in sources}
+def _check_outputs(paths, outputs):
+    """Refuse outputs that are inputs, that coincide, or whose folder cannot be written to."""
+    input_files = {_identity(path) for path in paths}
     taken = {}
-    for source, path in [pair for paths in targets for pair in zip(sources, paths)]:
-        if os.path.exists(path) and _identity(path) in input_files:
-            raise UserError(f"{path}: is an input, too; give another output")
-        place = os.path.realpath(path)
+    for path, output in [pair for of_one_source in outputs for pair in zip(paths, of_one_source)]:
+        if os.path.exists(output) and _identity(output) in input_files:
+            raise UserError(f"{output}: is an input, too; give another output")
+        place = os.path.realpath(output)
         if place in taken:
-            both = f"two outputs would go there, from {taken[place]} and {source}"
-            raise UserError(f"{path}: {both}; keep them apart")
-        taken[place] = source
-    for folder in {path.parent for paths in targets for path in paths}:
+            both = f"two outputs would go there, from {taken[place]} and {path}"
+            raise UserError(f"{output}: {both}; keep them apart")
+        taken[place] = path
+    for folder in {output.parent for of_one_source in outputs for output in of_one_source}:
         existing = next(path for path in (folder, *folder.parents) if os.path.exists(path))
         if not os.path.isdir(existing):
             raise UserError(f"{existing}: is a file, not a folder; give another output")
@@ -274,7 +223,7 @@ def _check_outside(output, inputs):
 
 
 def _identity(path):
-    """The same for all names of one file."""
+    """A key of the file at a path: equal for two names (links) of one file."""
     status = os.stat(path)
     return status.st_dev, status.st_ino
 

@@ -1,10 +1,10 @@
-"""Recordings of any length in constant memory: what `denoise.separate` does, in several passes.
+"""Recordings of any length in constant memory: what `separate.separate` does, in several passes.
 
-The whole recording's mean, the level that the network hears and the gains of its outputs are each known
-only after all of it has been heard. So it is read three times: for the mean, for the level, and through
-the network, whose outputs go to a temporary file until their gains are known.
+Three things depend on the whole recording: its mean, the level that the network hears, and the gains of the
+sources. So the recording is read three times: for the mean, for the level, and for the network. The network's
+sources go to a temporary file until their gains are known.
 
-A causal network runs as a stream. One that is not goes over overlapping segments.
+A causal network runs as a stream (`Streamer`). Another one runs over overlapping segments (`Segments`).
 """
 
 import tempfile
@@ -16,17 +16,18 @@ from tasnet_np.errors import UserError
 from tasnet_np.level import LEVEL_DB, about_the_means, gains_of, products_of
 from tasnet_np.model import SOURCES
 from tasnet_np.resampling import Resampler
+from tasnet_np.separate import check_answer
 
-FADE_SECONDS = 0.5  # over which one segment passes into the next
-SEAM_DB = -30  # of the output: how far 30-second segments differ from the whole at most, in the tests
+FADE_SECONDS = 0.5  # for so long, one segment fades into the next
+SEAM_DB = -30  # the tests allow 30-second segments so much difference from the whole, relative to the output
 
 
 class Segments:
     """Runs a network that is not causal over overlapping segments, with the interface of `Streamer`.
 
-    Each segment is heard with a receptive field more on either side, which is left out of its result, and
-    fades over into the next one for `FADE_SECONDS`. What remains of the seams is what gLN makes of them:
-    its mean and variance are those of the segment.
+    The network also hears one receptive field before each segment and one after it; their results are left out.
+    Each segment fades into the next one for `FADE_SECONDS`. The seams that remain come from gLN: its mean and
+    variance are those of the segment, not of the whole recording.
 
     Parameters
     ----------
@@ -34,6 +35,11 @@ class Segments:
     channels : int
     seconds : float
         Length of a segment, at least twice the fade.
+
+    Raises
+    ------
+    UserError
+        The segments are too short.
     """
 
     def __init__(self, model, channels, seconds):
@@ -41,13 +47,13 @@ class Segments:
         if not seconds >= 2 * FADE_SECONDS:
             raise UserError(f"segments of {seconds:g} s: give at least {2 * FADE_SECONDS:g} s")
         self.model, self.channels, self.dtype = model, channels, model.dtype
-        hop = model.config.hop  # all begin with a frame of the whole recording
+        hop = model.config.hop  # lengths are multiples of it: so each segment begins with a frame of the whole recording
         self._step = round(seconds * rate / hop) * hop
         self._fade = round(FADE_SECONDS * rate)
         self._context = model.config.receptive_field_frames * hop
-        self._kept = np.zeros((channels, 0), self.dtype)  # from the next segment's context on
-        self._before = 0  # of them, samples before the next segment
-        self._tail = None  # what the last segment says about the next one's fade
+        self._kept = np.zeros((channels, 0), self.dtype)  # samples from the context of the next segment on
+        self._before = 0  # how many of them come before the next segment
+        self._tail = None  # the last segment's sources for the time of the fade
 
     def process(self, samples):
         """Take in the next samples (channels, n); return the sources (2, channels, m) that are final."""
@@ -80,11 +86,11 @@ class Segments:
 
 
 class LongSeparation:
-    """The sources of a recording, block by block, as `denoise.separate` gives them.
+    """The sources of a recording, block by block, as `separate.separate` gives them.
 
     Parameters
     ----------
-    blocks : audio_files.AudioFile
+    file : audio_files.AudioFile
     network : Streamer or Segments
         For as many channels as the recording has.
     model_rate : int
@@ -96,20 +102,24 @@ class LongSeparation:
 
     Attributes
     ----------
-    silent : the recording is constant
-    mixture_peak, peak : largest absolute sample of the recording and of the sources
+    silent : bool
+        The recording is constant.
+    mixture_peak, peak : float
+        Largest absolute sample of the recording and of the sources.
 
     Raises
     ------
-    UserError : the recording cannot be read, or the network answers with NaN or infinity
+    UserError
+        The recording cannot be read, the network answers with NaN or infinity, or there is no room for the
+        temporary file.
     """
 
-    def __init__(self, blocks, network, model_rate, count, folder):
-        self._blocks, self._network, self._model_rate, self._count = blocks, network, model_rate, count
-        self._mean = self._listen()
+    def __init__(self, file, network, model_rate, count, folder):
+        self._file, self._network, self._model_rate, self._count = file, network, model_rate, count
+        self._mean, self.mixture_peak, self.silent = self._measure()  # the mean has shape (channels, 1)
         self._gain = self._level_gain()  # (channels, 1)
         try:
-            self._file = tempfile.TemporaryFile(dir=folder)
+            self._temporary = tempfile.TemporaryFile(dir=folder)
             products, lowest, highest = self._separate()
         except OSError as error:
             raise UserError(f"{folder}: has no room for a temporary file ({error.strerror})") from error
@@ -119,45 +129,45 @@ class LongSeparation:
         self.peak = np.max(np.abs(extremes[:count]))
 
     def close(self):
-        """Give the room of the temporary file back."""
-        self._file.close()
+        """Delete the temporary file."""
+        self._temporary.close()
 
     def source(self, index, scale=1.0):
         """Yield the blocks (channels, n) float32 of the speech (0) or background (1), times a factor."""
-        channels = self._blocks.channels
-        self._file.seek(0)
-        while data := self._file.read(BLOCK * self._count * channels * 4):
+        channels = self._file.channels
+        self._temporary.seek(0)
+        while data := self._temporary.read(BLOCK * self._count * channels * 4):
             frames = np.frombuffer(data, np.float32).reshape(-1, self._count, channels)
             restored = self._gains[index] * (frames[:, index].T - self._offset[index])
             yield (scale * restored).astype(np.float32)
 
-    def _listen(self):
-        """The first pass: mean (channels, 1), peak, and whether there is any sound."""
-        first, total, count, constant, self.mixture_peak = None, 0.0, 0, True, 0.0
-        for block in self._blocks:
-            check_finite(self._blocks.path, block)
+    def _measure(self):
+        """The first pass: the mean (channels, 1), the largest absolute sample, and whether all is silent."""
+        first, total, count, constant, peak = None, 0.0, 0, True, 0.0
+        for block in self._file:
+            check_finite(self._file.path, block)
             first = block[:, :1] if first is None else first
             total = total + block.sum(axis=1, keepdims=True, dtype=np.float64)
             count += block.shape[1]
             constant = constant & np.all(block == first, axis=1, keepdims=True)  # (channels, 1)
-            self.mixture_peak = max(self.mixture_peak, float(np.max(np.abs(block))))
-        self.silent = bool(np.all(constant))
-        return np.where(constant, first, total / count)  # without rounding errors where all are the same
+            peak = max(peak, float(np.max(np.abs(block))))
+        mean = np.where(constant, first, total / count)  # a constant channel is its own mean, without rounding errors
+        return mean, peak, bool(np.all(constant))
 
     def _mixture(self):
-        """The blocks without their mean."""
-        for block in self._blocks:
+        """The blocks of the recording without its mean."""
+        for block in self._file:
             yield (block - self._mean).astype(np.float32)
 
     def _heard(self):
-        """The same at the network's rate."""
-        there = Resampler(self._blocks.rate, self._model_rate, self._blocks.channels)
+        """The blocks of the mixture at the network's rate."""
+        resampler = Resampler(self._file.rate, self._model_rate, self._file.channels)
         for block in self._mixture():
-            yield there.process(block)
-        yield there.flush()
+            yield resampler.process(block)
+        yield resampler.flush()
 
     def _level_gain(self):
-        """The second pass: what brings each channel to the level that the network was trained with."""
+        """The second pass: the gain of each channel that brings it to the level that the network was trained with."""
         total, count = 0.0, 0
         for heard in self._heard():
             total = total + np.sum(np.square(heard, dtype=np.float64), axis=1, keepdims=True)
@@ -165,40 +175,40 @@ class LongSeparation:
         wanted = 10 ** (LEVEL_DB / 20)
         return np.where(total > 0, wanted / np.sqrt(np.where(total > 0, total, 1) / count), 1.0)
 
-    def _answers(self):
+    def _estimates(self):
         """The network's sources (2, channels, n), at its rate."""
-        channels = self._blocks.channels
+        channels = self._file.channels
         for heard in self._heard():
             levelled = (self._gain * heard).astype(self._network.dtype)
-            yield self._network.process(levelled).reshape(2, channels, -1)
-        yield self._network.flush().reshape(2, channels, -1)
+            yield self._network.process(levelled).reshape(len(SOURCES), channels, -1)
+        yield self._network.flush().reshape(len(SOURCES), channels, -1)
+
+    def _resampled_estimates(self):
+        """The network's sources (2, channels, n), at the recording's rate."""
+        channels = self._file.channels
+        resampler = Resampler(self._model_rate, self._file.rate, len(SOURCES) * channels)
+        for sources in self._estimates():
+            sources = sources.reshape(len(SOURCES) * channels, -1).astype(np.float32)
+            yield resampler.process(sources).reshape(len(SOURCES), channels, -1)
+        yield resampler.flush().reshape(len(SOURCES), channels, -1)
 
     def _separate(self):
-        """The third pass: sources into the file; their inner products and extremes."""
-        channels = self._blocks.channels
-        back = Resampler(self._model_rate, self._blocks.rate, len(SOURCES) * channels)
+        """The third pass: writes the sources to the temporary file; returns their inner products and extremes."""
+        channels = self._file.channels
         mixture, waiting = self._mixture(), np.zeros((channels, 0), np.float32)
         products, lowest, highest = np.zeros((channels, 4, 4)), np.inf, -np.inf
-
-        def answers():
-            for sources in self._answers():
-                yield back.process(sources.reshape(len(SOURCES) * channels, -1).astype(np.float32))
-            yield back.flush()
-
-        for sources in answers():
-            sources = sources.reshape(len(SOURCES), channels, -1)
+        for sources in self._resampled_estimates():
             while waiting.shape[1] < sources.shape[-1] and (block := next(mixture, None)) is not None:
                 waiting = np.concatenate([waiting, block], axis=1)
-            # Both resamplings round the length up: what is beyond the recording is left out.
+            # Both resamplings round the length up: samples beyond the end of the recording are left out.
             sources = sources[..., : waiting.shape[1]]
             n = sources.shape[-1]
             if n == 0:
                 continue
-            if not np.all(np.isfinite(sources)):
-                raise UserError("the model answers with NaN or infinite values; use an earlier checkpoint")
+            check_answer(sources)
             products += products_of(waiting[:, :n], sources)
             waiting = waiting[:, n:]
             lowest = np.minimum(lowest, sources.min(axis=-1))
             highest = np.maximum(highest, sources.max(axis=-1))
-            self._file.write(np.ascontiguousarray(sources[: self._count].transpose(2, 0, 1)).tobytes())
+            self._temporary.write(np.ascontiguousarray(sources[: self._count].transpose(2, 0, 1)).tobytes())
         return products, lowest, highest

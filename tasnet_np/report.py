@@ -21,7 +21,7 @@ from tqdm import tqdm
 from tasnet_np import checkpoint, manifest
 from tasnet_np.corpus import Store, open_corpus
 from tasnet_np.mixing import fixed_batches
-from tasnet_np.denoise import separate
+from tasnet_np.separate import separate
 from tasnet_np.evaluate import score
 from tasnet_np.errors import UserError
 from tasnet_np.safe_files import atomic_path

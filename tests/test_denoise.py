@@ -10,9 +10,10 @@ import soundfile
 
 from tasnet_np import denoise
 from tasnet_np.audio_files import read
-from tasnet_np.denoise import PEAK, denoise_files, separate
+from tasnet_np.denoise import PEAK, denoise_files
 from tasnet_np.errors import UserError
 from tasnet_np.level import LOUDEST_DB
+from tasnet_np.separate import separate
 
 RATE = 8000
 

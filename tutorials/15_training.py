@@ -500,7 +500,7 @@ assert speech_gain.max() > abroad + 3  # many mixtures taught what one could not
 # a recording that no training has touched, `noisy-mono-8k.wav`: another speaker, in the noise of a vacuum cleaner.
 
 # %%
-from tasnet_np.denoise import separate
+from tasnet_np.separate import separate
 
 noisy, clean = (companion.clip(f"noisy/{kind}-mono-8k.wav") for kind in ("noisy", "clean"))
 speech, noise = separate(model, noisy[None], RATE)[:, 0]  # (2, channels, n)
