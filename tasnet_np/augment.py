@@ -17,7 +17,7 @@ DECAY_SECONDS = (0.15, 0.6)  # shortest and longest time in which a synthetic ro
 DIRECT_DB = (0.0, 12.0)  # lowest and highest level of a synthetic room's direct sound, relative to all that follows
 LOWEST_CUTOFF = 0.3  # of half the sample rate: the narrowest band of `low_pass`
 LOW_PASS_TAPS = 129  # length of its filter
-HIGHEST = {"speed": 0.5, "colour": 0.45}  # largest values that are not 1; from a colour of 0.5 on, a filter can be unstable
+HIGHEST = {"speed": 0.5, "colour": 0.45}  # largest values that are not 1; with a colour of 0.5 a filter can be unstable
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Augmentation:
     gain_db: float = 0.0  # the mixture's level varies by up to this, up and down
     speed: float = 0.0  # speech and noise are played faster or slower by up to this share
     colour: float = 0.0  # speech and noise each go through a random filter (`coloured`) with coefficients up to this
-    polarity: float = 0.0  # probability that the whole example changes its sign, as if the microphone were wired the other way
+    polarity: float = 0.0  # probability that an example changes its sign, as with a microphone wired the other way
     band_limit: float = 0.0  # probability of a low-pass filter over everything
     room: float = 0.0  # probability that the speech is heard in a room
     clipping: float = 0.0  # probability that the mixture is overloaded

@@ -1,7 +1,7 @@
-"""The ways in which people keep recordings in folders: which files are there, and what each is.
+"""The ways in which people keep recordings in folders: which files there are, and what each is.
 
-Every layout gives a list of `Found`: speech with its speaker, noise, room responses, or a clean recording with
-its noisy partner. Nothing is opened here, so that a hundred thousand files take seconds.
+Every layout gives a list of `Found`: speech with its speaker, noise, a room response, or a clean recording with
+its noisy partner. No audio file is opened here. So a hundred thousand files take only seconds.
 """
 
 import csv
@@ -26,12 +26,12 @@ class Found:
     folder: Path
     path: str  # below the folder, with forward slashes
     speaker: str = ""  # of speech and pairs
-    part: str = ""  # one of PARTS where the corpus says so
+    part: str = ""  # one of PARTS, where the corpus gives it
     noisy: str = ""  # of a pair: the noisy recording, below the folder
 
 
 def folders(speech, noise=None, rooms=None):
-    """A folder of speech with a folder for each speaker, a folder of noise, one of room responses.
+    """List a folder of speech with a folder for each speaker, a folder of noise, and one of room responses.
 
     Parameters
     ----------
@@ -50,15 +50,15 @@ def folders(speech, noise=None, rooms=None):
         A folder is missing or has no audio, or lies inside another.
     """
     given = [(kind, folder) for kind, folder in (("speech", speech), ("noise", noise), ("room", rooms)) if folder]
-    for (kind, one), (_, other) in itertools.combinations(given, 2):
-        places = Path(one).resolve(), Path(other).resolve()
-        if places[0].is_relative_to(places[1]) or places[1].is_relative_to(places[0]):
-            raise UserError(f"{other}: overlaps the {kind} folder {one}; keep them apart")
+    for (kind, first), (_, second) in itertools.combinations(given, 2):
+        a, b = Path(first).resolve(), Path(second).resolve()
+        if a.is_relative_to(b) or b.is_relative_to(a):
+            raise UserError(f"{second}: overlaps the {kind} folder {first}; keep them apart")
     found, problems = [], []
     for kind, folder in given:
-        files, more = _below(folder)
-        problems += more
-        for path in files:
+        paths, not_audio = _audio_below(folder)
+        problems += not_audio
+        for path in paths:
             speaker = _first_folder(path) if kind == "speech" else ""
             found.append(Found(kind, Path(folder), path, speaker))
     return found, problems
@@ -70,13 +70,15 @@ def recognise(root):
     Parameters
     ----------
     root : str or Path
+        The folder of the corpus.
 
     Returns
     -------
     name : str
-        A key of ``LAYOUTS``.
+        A key of `LAYOUTS`.
     found : list of Found
     problems : list of str
+        One line for all files of a folder that are not audio, and one for each file that is missing.
 
     Raises
     ------
@@ -94,8 +96,8 @@ def recognise(root):
 
 
 def pairs(root):
-    """VoiceBank-DEMAND and its like: `clean_trainset_28spk_wav` beside `noisy_trainset_28spk_wav`, or `clean`
-    beside `noisy`. Files of the same name belong together; `p226_001.wav` is speaker p226."""
+    """VoiceBank-DEMAND and similar ones: `clean_trainset_28spk_wav` beside `noisy_trainset_28spk_wav`, or `clean`
+    beside `noisy`. Files of the same name belong together. The speaker of `p226_001.wav` is p226."""
     names = {path.name for path in root.iterdir() if path.is_dir()}
     sides = {name: "noisy" + name[5:] for name in sorted(names) if name.startswith("clean")}
     sides = {clean: noisy for clean, noisy in sides.items() if noisy in names}
@@ -103,9 +105,9 @@ def pairs(root):
         return None
     found, problems = [], []
     for clean, noisy in sides.items():
-        paths, more = _below(root / clean)
-        partners = {Path(path).name: path for path in _below(root / noisy)[0]}
-        problems += more
+        paths, not_audio = _audio_below(root / clean)
+        partners = {Path(path).name: path for path in _audio_below(root / noisy)[0]}
+        problems += not_audio
         part = "test" if "test" in clean else "training" if "train" in clean else ""
         for path in paths:
             name = Path(path).name
@@ -120,15 +122,16 @@ def pairs(root):
 def librispeech(root):
     """LibriSpeech: `train-clean-100/SPEAKER/CHAPTER/x.flac`, with parts `dev-...` and `test-...`."""
     root = root / "LibriSpeech" if (root / "LibriSpeech").is_dir() else root
-    subsets = [path for path in sorted(root.iterdir()) if re.fullmatch(r"(train|dev|test)-(clean|other)(-\d+)?", path.name)]
+    name = r"(train|dev|test)-(clean|other)(-\d+)?"
+    subsets = [folder for folder in sorted(root.iterdir()) if re.fullmatch(name, folder.name)]
     if not subsets:
         return None
     found, problems = [], []
     for subset in subsets:
-        files, more = _below(subset)
-        problems += [problem for problem in more if ".trans.txt" not in problem]
+        paths, not_audio = _audio_below(subset)
+        problems += [problem for problem in not_audio if ".trans.txt" not in problem]
         part = SUBSETS[subset.name.split("-")[0]]
-        found += [Found("speech", root, f"{subset.name}/{path}", _first_folder(path), part) for path in files]
+        found += [Found("speech", root, f"{subset.name}/{path}", _first_folder(path), part) for path in paths]
     return found, problems
 
 
@@ -137,25 +140,30 @@ def librimix(root):
     tables = [path for path in sorted(root.rglob("*.csv")) if path.name.startswith(("mixture_", "libri"))]
     found, problems = {}, []
     for table in tables:
-        with open(table, newline="", encoding="utf-8") as file:
-            rows = csv.DictReader(file)
-            if not {"mixture_ID", "source_1_path", "noise_path"} <= set(rows.fieldnames or ()):
-                continue
-            part = next((SUBSETS[word] for word in re.findall(r"train|dev|test", table.stem)), "")
-            for row in rows:
-                speakers = [utterance.split("-")[0] for utterance in row["mixture_ID"].split("_")]
-                for column, name in row.items():
-                    source = re.fullmatch(r"source_(\d)_path", column or "")
-                    if not name or not (source or column == "noise_path"):
-                        continue
-                    place = _place(root, name)
-                    if place is None:
-                        problems.append(f"skipped {name}: named in {table}, but not found; keep it below {root}")
-                        continue
-                    kind = "speech" if source else "noise"
-                    speaker = speakers[int(source[1]) - 1] if source else ""
-                    found[place] = Found(kind, *place, speaker, part)
+        for kind, speaker, part, name in _sources_in(table):
+            folder_and_path = _file_of_a_table(root, name)
+            if folder_and_path is None:
+                problems.append(f"skipped {name}: named in {table}, but not found; keep it below {root}")
+            else:
+                found[folder_and_path] = Found(kind, *folder_and_path, speaker, part)
     return (list(found.values()), problems) if found or problems else None
+
+
+def _sources_in(table):
+    """Yield kind, speaker, part and file name of each source that a table of LibriMix lists."""
+    with open(table, newline="", encoding="utf-8") as opened:
+        rows = csv.DictReader(opened)
+        if not {"mixture_ID", "source_1_path", "noise_path"} <= set(rows.fieldnames or ()):
+            return  # another kind of table
+        part = next((SUBSETS[word] for word in re.findall(r"train|dev|test", table.stem)), "")
+        for row in rows:
+            speakers = [utterance.split("-")[0] for utterance in row["mixture_ID"].split("_")]
+            for column, name in row.items():
+                source = re.fullmatch(r"source_(\d)_path", column or "")
+                if name and source:
+                    yield "speech", speakers[int(source[1]) - 1], part, name
+                elif name and column == "noise_path":
+                    yield "noise", "", part, name
 
 
 def clean_and_noise(root):
@@ -169,10 +177,10 @@ def clean_and_noise(root):
         return None
     found, problems = [], []
     for kind, top in chosen:
-        files, more = _below(top)
-        problems += more
+        paths, not_audio = _audio_below(top)
+        problems += not_audio
         part = next((SUBSETS[word] for word in re.findall(r"train|test", top.name)), "")
-        for path in files:
+        for path in paths:
             name = f"{top.relative_to(root).as_posix()}/{path}"
             found.append(Found(kind, root, name, _speaker(path) if kind == "speech" else "", part))
     return found, problems
@@ -181,28 +189,33 @@ def clean_and_noise(root):
 LAYOUTS = {"librispeech": librispeech, "librimix": librimix, "pairs": pairs, "clean-noise": clean_and_noise}
 
 
-def _below(folder):
-    """Audio files below a folder, as relative paths, and a line about the others."""
-    audio, others = find_audio(folder)
+def _audio_below(folder):
+    """Audio files below a folder, as relative paths; and a list with a line about other files, if there are any."""
+    audio_paths, other_paths = find_audio(folder)
     problems = []
-    if others:
-        problems.append(f"skipped {len(others)} non-audio files in {folder}, like {others[0].name}")
-    return [path.relative_to(folder).as_posix() for path in audio], problems
+    if other_paths:
+        problems.append(f"skipped {len(other_paths)} non-audio files in {folder}, like {other_paths[0].name}")
+    return [path.relative_to(folder).as_posix() for path in audio_paths], problems
 
 
 def _first_folder(path):
+    """The first folder of a relative path: the speaker, where speakers have folders."""
     folder, slash, _ = path.partition("/")
     return folder if slash else ROOT_SPEAKER
 
 
 def _speaker(path):
-    """The speaker by the file's name, where it says so, else by its folder."""
+    """The speaker that a file's name gives, else its first folder."""
     name = re.search(r"reader_\d+|^[ps]\d{3}(?=_)", Path(path).name)
     return name[0] if name else _first_folder(path)
 
 
-def _place(root, name):
-    """(folder, path below it) of a file named in a table, also where the corpus was moved since."""
+def _file_of_a_table(root, name):
+    """Folder, and path below it, of a file that a table names; None if it is not there.
+
+    A table keeps its absolute paths when the corpus is moved. So the path without its first folders is looked for
+    below `root`, with as few of them missing as possible.
+    """
     path = Path(name)
     for start in range(len(path.parts)):
         below = Path(*path.parts[start:])

@@ -1,8 +1,8 @@
 """Levels: of a signal, of separated sources in their mixture, and of sources as they come.
 
 SI-SNR leaves the level and the polarity of a model's outputs free: they may be a thousand times too
-loud, or inverted. `fit_level` finds the two gains with which they add up to the mixture again, and
-`RunningLevel` does the same for a stream, from what has come in so far.
+loud, or inverted. `fit_level` finds the two gains with which they add up to the mixture again.
+`RunningLevel` does the same for a stream, from the samples that have come in so far.
 """
 
 import numpy as np
@@ -14,20 +14,43 @@ COLLINEAR = 0.98  # cos^2 between the two estimates above which they count as on
 LOUDEST_DB = 3.0  # how far the RMS of a restored source may exceed the mixture's
 
 STEPS_PER_SECOND = 100  # how often a stream's gains are fitted anew
-SLOPE_DB = 10.0  # how fast they then move, per second: 1 dB in 100 ms
-FADE_STEPS = 10  # over which the first sound of a stream fades in, while its gains settle
+SLOPE_DB = 10.0  # how fast the gains move to the new ones, per second: 1 dB in 100 ms
+FADE_STEPS = 10  # fits during which the first sound of a stream fades in, while its gains settle
 DIP_DB = 30.0  # how far a gain falls before its polarity changes
 CONSTANT = 1e-10  # share of the energy about the mean below which a signal counts as constant
 
 
 def rms_db(samples):
-    """Root mean square of all samples in dB re full scale (dBFS); -inf for silence."""
+    """Level of a signal: the root mean square of all its samples.
+
+    Parameters
+    ----------
+    samples : ndarray, any shape
+        Full scale is 1.
+
+    Returns
+    -------
+    float
+        In dB relative to full scale (dBFS); -inf for silence.
+    """
     power = np.mean(np.square(samples, dtype=np.float64))
     return float(10 * np.log10(power)) if power > 0 else -np.inf
 
 
 def at_level(samples, level_db):
-    """Samples scaled so that `rms_db(samples)` is `level_db`; silence is returned unchanged."""
+    """Scale a signal to a level.
+
+    Parameters
+    ----------
+    samples : ndarray, any shape
+    level_db : float
+        What `rms_db` gives for the result, in dBFS.
+
+    Returns
+    -------
+    ndarray, of the same shape and dtype
+        The input itself if it is silent.
+    """
     if not np.any(samples):
         return samples
     gain = 10 ** ((level_db - rms_db(samples)) / 20)  # beyond float32 for very quiet samples
@@ -35,7 +58,7 @@ def at_level(samples, level_db):
 
 
 def fit_level(mixture, sources):
-    """Gains a and b that bring a * speech + b * noise closest to the mixture, in the least squares.
+    """Find the gains a and b with which a * speech + b * noise is closest to the mixture, in the least squares.
 
     The gains are for the estimates without their means. With both estimates at unit norm and
     c = <speech, noise>, the weights a', b' solve the normal equations
@@ -44,13 +67,13 @@ def fit_level(mixture, sources):
         [c  1] [b'] = [<noise, mixture> ]
 
     The eigenvalues are 1 + |c| and 1 - |c|. Where c^2 exceeds `COLLINEAR`, the difference of the
-    estimates is too small to be fitted, and the pseudo-inverse leaves it out: the two weights are
-    then equal (but for the sign, where the estimates have opposite polarity), and either source
-    comes out about 6 dB below their sum. The same rule gives a silent estimate the gain 0, and the
-    other one is fitted alone.
+    estimates is too small to be fitted, and the pseudo-inverse leaves it out. The two weights are
+    then equal, except for their sign where the estimates have opposite polarity. Each source is then
+    about 6 dB below their sum. By the same rule a silent estimate gets the gain 0, and the other one
+    is fitted alone.
 
-    Estimates that nearly cancel could still come out loud. If one exceeded the mixture's RMS by
-    more than `LOUDEST_DB`, a common factor lowers both gains.
+    Two estimates that nearly cancel can still be loud. If one exceeds the mixture's RMS by more than
+    `LOUDEST_DB`, a common factor lowers both gains.
 
     Parameters
     ----------
@@ -68,7 +91,7 @@ def fit_level(mixture, sources):
 
 
 def gains_of(products):
-    """The gains of `fit_level` from the inner products (3, 3) of mixture, speech and noise."""
+    """The gains (2,) of `fit_level`, from the inner products (3, 3) of mixture, speech and noise without means."""
     energy = np.diag(products)  # (3,)
     norms = np.sqrt(np.where(energy > 0, energy, 1.0))[1:]  # (2,)
     gram = products[1:, 1:] / np.outer(norms, norms)
@@ -86,18 +109,18 @@ def gains_of(products):
 class RunningLevel:
     """Brings the sources of a stream to their level in the mixture, without jumps and without delay.
 
-    Every 10 ms the gains are fitted as `fit_level` does, to everything heard so far, and the gains in
-    use set out for them, in a straight line, at no more than 1 dB in 100 ms. The first 100 ms of sound
-    fade in, and their gains are free to follow the fit. Where the fit turns a source's polarity, its
-    gain falls by 30 dB at that pace and rises again with the other sign. Unlike offline, the means of
-    the outputs stay: what a stream's mean will be is not known while it runs.
+    Every 10 ms the gains are fitted to all samples so far, as in `fit_level`. The gains in use then move
+    towards them in a straight line, by no more than 1 dB in 100 ms. The first 100 ms of sound fade in:
+    meanwhile the gains follow the fit freely. If the fit changes a source's polarity, its gain falls by
+    30 dB at that pace, and rises again with the other sign. Unlike `fit_level`, it leaves the outputs their
+    means: the mean of a stream is not known before its end.
 
     Parameters
     ----------
     rate : int
         Samples per second of the stream.
     channels : int
-        Each has gains of its own.
+        Each channel has gains of its own.
     """
 
     def __init__(self, rate, channels=1):
@@ -105,10 +128,10 @@ class RunningLevel:
         self._step = max(1, round(rate / STEPS_PER_SECOND))  # samples between two fits
         self._ratio = 10 ** (SLOPE_DB * self._step / rate / 20)  # the most a gain changes in between
         self._next_gains = np.zeros((2, channels))
-        self._done = 0  # samples of this step
+        self._done = 0  # samples of this step that have been levelled
         self._heard = np.zeros(channels, int)  # steps since the first sound
-        self._products = np.zeros((channels, 4, 4))  # sums over mixture, speech, noise and 1
-        self._waiting = np.zeros((channels, 0))  # of the mixture, for sources still to come
+        self._products = np.zeros((channels, 4, 4))  # inner products of mixture, speech, noise and 1 so far
+        self._waiting = np.zeros((channels, 0))  # samples of the mixture whose sources are still to come
 
     def process(self, mixture, sources):
         """Give the next sources their level.
@@ -116,9 +139,9 @@ class RunningLevel:
         Parameters
         ----------
         mixture : ndarray, shape (channels, n)
-            What has come in since the last call. NaN and infinite samples count as 0.
+            The samples that have come in since the last call. NaN and infinite samples count as 0.
         sources : ndarray, shape (2, channels, m)
-            What has become final since the last call, of the mixture up to now.
+            The sources that follow those of the last call.
 
         Returns
         -------
@@ -141,12 +164,12 @@ class RunningLevel:
         return levelled
 
     def _ramp(self, count):
-        """The gains (2, channels, count) of the next samples: on the way from this fit's to the next's."""
+        """The gains (2, channels, count) of the next samples: on a straight line to those of the next step."""
         way = np.arange(self._done + 1, self._done + count + 1) / self._step  # ends at 1
         return self.gains[..., None] + (self._next_gains - self.gains)[..., None] * way
 
     def _fit(self):
-        """End a step: where the gains should be by now, and how far they come in the next step."""
+        """End a step: fit the gains anew, and set those for the end of the next step."""
         self.gains, self._done = self._next_gains, 0
         self._next_gains = np.empty_like(self.gains)
         for channel, products in enumerate(self._products):
@@ -159,7 +182,7 @@ class RunningLevel:
                 self._next_gains[source, channel] = self._towards(self.gains[source, channel], wanted[source])
 
     def _towards(self, gain, wanted):
-        """One step from a gain to another, changing it by no more than `SLOPE_DB` allows."""
+        """The gain one step later, on its way to the wanted one: changed by no more than `SLOPE_DB` allows."""
         if gain * wanted > 0:
             return gain * np.clip(wanted / gain, 1 / self._ratio, self._ratio)
         lowest = 10 ** (-DIP_DB / 20) * wanted

@@ -47,7 +47,7 @@ class Segments:
         if not seconds >= 2 * FADE_SECONDS:
             raise UserError(f"segments of {seconds:g} s: give at least {2 * FADE_SECONDS:g} s")
         self.model, self.channels, self.dtype = model, channels, model.dtype
-        hop = model.config.hop  # lengths are multiples of it: so each segment begins with a frame of the whole recording
+        hop = model.config.hop  # each segment begins with a frame of the whole recording
         self._step = round(seconds * rate / hop) * hop
         self._fade = round(FADE_SECONDS * rate)
         self._context = model.config.receptive_field_frames * hop

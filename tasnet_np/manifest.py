@@ -116,7 +116,7 @@ def inspect(found, *, contents=True, progress=False, threads=2):
 def _inspect_one(one, folder, contents):
     """The Entry of one Found; `folder` is the index of its folder."""
     files = [AudioFile(one.folder / name, header=not contents) for name in (one.path, one.noisy) if name]
-    measured = [_contents(file) for file in files][0] if contents else {}  # reads both, keeps what the first one gives
+    measured = [_contents(file) for file in files][0] if contents else {}  # both are read, the first is measured
     headers = [_header(file) for file in files]
     if headers[-1] != headers[0]:
         raise UserError(f"{files[1].path}: differs from {files[0].path} in rate, channels or length; cut both alike")
@@ -151,7 +151,7 @@ def _contents(file):
 
 
 def count_clipped(samples):
-    """Count the samples (channels, n) that an overloaded input has cut off: runs of CLIPPED_RUN or more at full scale."""
+    """Count the samples (channels, n) that an overloaded input cut off: runs of CLIPPED_RUN or more at full scale."""
     full = np.abs(samples) >= CLIPPED_AT  # (channels, n)
     if not full.any():
         return 0
@@ -397,6 +397,7 @@ def table(manifest):
         )
     kinds = {"copies": "is a copy of", "silent": "is silent"}
     counts = {name: sum(words in line for line in manifest.problems) for name, words in kinds.items()}
-    counts["unreadable or broken"] = sum(not re.search("non-audio|" + "|".join(kinds.values()), p) for p in manifest.problems)
+    named = "|".join(["non-audio", *kinds.values()])
+    counts["unreadable or broken"] = sum(not re.search(named, line) for line in manifest.problems)
     lines.append("left out: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
     return "\n".join(lines)

@@ -1,7 +1,7 @@
-"""How close an estimate is to its target, in dB: SI-SNR, SDR, and what was gained over the mixture.
+"""How close an estimate is to its target: SI-SNR and SDR in dB, and measures of how it sounds to people.
 
-All measures run over the last axis, in float64, and accept any leading axes that broadcast: sources
-(B, 2, samples) compare with a mixture (B, 1, samples).
+SI-SNR and SDR are computed over the last axis, in float64. Leading axes may be any that broadcast: sources
+(B, 2, samples) are compared with a mixture (B, 1, samples).
 """
 
 import warnings
@@ -19,8 +19,8 @@ PESQ_MODES = {8000: "nb", 16000: "wb"}  # its two sample rates; others are resam
 def si_snr(estimate, target):
     """Scale-invariant signal-to-noise ratio (Luo and Mesgarani 2019, Eq. 15).
 
-    Both signals lose their mean. The part of the estimate along the target counts as signal, the
-    rest as noise. With theta the angle between the two, the ratio is cos^2(theta) / sin^2(theta):
+    The means of both signals are removed. The part of the estimate along the target counts as signal,
+    the rest as noise. With theta the angle between the two, the ratio is cos^2(theta) / sin^2(theta):
     neither level nor polarity matters.
 
     Parameters
@@ -31,7 +31,7 @@ def si_snr(estimate, target):
     -------
     ndarray, shape (...), float64, in dB
         80 for a perfect estimate, -80 for a silent or an orthogonal one, NaN where the target is
-        silent. A constant signal is silent, too.
+        silent. A constant signal counts as silent, too.
 
     Raises
     ------
@@ -51,12 +51,12 @@ def si_snr(estimate, target):
 
 
 def si_snr_improvement(estimate, target, mixture):
-    """SI-SNR of the estimate less that of the unprocessed mixture: SI-SNRi, in dB."""
+    """SI-SNR of the estimate less that of the unprocessed mixture (SI-SNRi), in dB. Shapes as for `si_snr`."""
     return si_snr(estimate, target) - si_snr(mixture, target)
 
 
 def sdr(estimate, target):
-    """Signal-to-distortion ratio in dB: every difference counts, that of level included.
+    """Signal-to-distortion ratio in dB. Every difference counts as distortion, also one of level.
 
     Parameters
     ----------
@@ -80,11 +80,16 @@ def sdr(estimate, target):
 
 
 def perceptual_measures():
-    """Functions (estimate (n,), target (n,), rate) -> float by name, of the packages that are installed.
+    """The measures of the packages that are installed.
 
     STOI and ESTOI (Taal et al. 2011, Jensen and Taal 2016; package pystoi) lie between 0 and 1, PESQ (ITU-T P.862;
-    package pesq; narrow-band at 8 kHz, wide-band at 16 kHz) between 1 and 4.6. NaN where a package finds too
-    little speech to judge.
+    package pesq; narrow-band at 8 kHz, wide-band at 16 kHz) between 1 and 4.6.
+
+    Returns
+    -------
+    dict of functions
+        By name. Each takes an estimate (n,), a target (n,) and a rate in Hz, and returns a float: NaN where the
+        package finds too little speech to judge.
     """
     measures = {}
     try:
@@ -103,6 +108,8 @@ def perceptual_measures():
 
 
 def _stoi(stoi, extended):
+    """STOI, or ESTOI if `extended`, as a function of estimate, target and rate."""
+
     def measure(estimate, target, rate):
         with warnings.catch_warnings():
             warnings.simplefilter("error", RuntimeWarning)  # too few frames
@@ -115,6 +122,8 @@ def _stoi(stoi, extended):
 
 
 def _pesq(package):
+    """PESQ as a function of estimate, target and rate."""
+
     def measure(estimate, target, rate):
         mode_rate = rate if rate in PESQ_MODES else 16000
         estimate, target = (resample(np.asarray(x, np.float32), rate, mode_rate) for x in (estimate, target))
@@ -127,7 +136,17 @@ def _pesq(package):
 
 
 def without_mean(x):
-    """x (..., samples) less its mean, in float64; zeros where only float32's rounding is left."""
+    """Remove the mean of a signal.
+
+    Parameters
+    ----------
+    x : ndarray, shape (..., samples)
+
+    Returns
+    -------
+    ndarray, shape (..., samples), float64
+        Zeros where nothing but the rounding of float32 would be left.
+    """
     x = np.asarray(x, np.float64)
     centred = x - np.mean(x, axis=-1, keepdims=True)
     largest = np.max(np.abs(centred), axis=-1, keepdims=True)
@@ -136,7 +155,7 @@ def without_mean(x):
 
 
 def _pair(estimate, target):
-    """Both in float64, once their lengths are known to agree: a length of 1 would broadcast."""
+    """Both signals in float64. Refuses lengths that differ: a length of 1 would broadcast."""
     estimate = np.asarray(estimate, np.float64)
     target = np.asarray(target, np.float64)
     if estimate.shape[-1:] != target.shape[-1:] or estimate.shape[-1:] in [(), (0,)]:

@@ -206,7 +206,7 @@ class Mixer:
             try:
                 as_recorded = self.corpus.pairs and _happens(self.augmentation.pairs, rng)
                 mixture, sources, *about = self._recorded_pair(rng) if as_recorded else self._mixed(rng)
-                sign = -1 if _happens(self.augmentation.polarity, rng) else 1  # the same to an ear, but not to a network
+                sign = -1 if _happens(self.augmentation.polarity, rng) else 1  # an ear does not hear it, a network does
                 return sign * mixture, sign * sources, *about
             except UserError as error:
                 problem = error

@@ -17,9 +17,9 @@ except ImportError:  # Windows has no flock: there, two programs in one folder a
 
 @contextlib.contextmanager
 def atomic_path(path):
-    """Give a temporary path to write to, and rename it to ``path`` once everything is on disk.
+    """Give a temporary path to write to, and rename it to `path` once everything is on disk.
 
-    If anything goes wrong meanwhile, the temporary file is removed and an earlier file at ``path``
+    If anything goes wrong before that, the temporary file is removed, and an earlier file at `path`
     stays as it was.
 
     Parameters
@@ -30,7 +30,7 @@ def atomic_path(path):
     Yields
     ------
     Path
-        An empty file in the same folder (a rename is atomic only there) with the same suffix.
+        An empty file with the same suffix, in the same folder: only there is a rename atomic.
 
     Raises
     ------
@@ -66,7 +66,11 @@ def _remedy(error):
 
 @contextlib.contextmanager
 def lock(folder):
-    """Have a folder to oneself. A killed program's lock goes with it, and no file is left.
+    """Have a folder to oneself. The lock ends with the program, also if it is killed, and leaves no file.
+
+    Parameters
+    ----------
+    folder : str or Path
 
     Raises
     ------
@@ -89,7 +93,7 @@ def lock(folder):
 
 
 def remove_temporaries(folder):
-    """Remove what `atomic_path` left in a folder when its program was killed. Only for the one who holds it."""
+    """Remove the temporary files of `atomic_path` that a killed program left in a folder. Hold its `lock` first."""
     for path in Path(folder).iterdir():
         if re.fullmatch(r"\.[0-9a-f]{16}(\.\w+)?", path.name):
             path.unlink(missing_ok=True)
