@@ -136,7 +136,7 @@ class AudioFile:
             reason = getattr(error, "error_string", error)
             raise UserError(f"{path}: not readable as audio ({reason}); convert it to WAV") from error
 
-    def part(self, start, stop):
+    def read_part(self, start, stop):
         """The samples from frame `start` to frame `stop`, without reading those before.
 
         Parameters

@@ -34,7 +34,7 @@ class Clip:
     def __post_init__(self):
         self.level_db = rms_db(self.samples)
 
-    def part(self, rng):
+    def draw(self, rng):
         """The samples that an example is cut from: here, all of them. Shape (n,)."""
         return self.samples
 
@@ -121,7 +121,7 @@ class StoredClip:
     entry : Entry
         Of the manifest.
     rate : int
-        Hz, of the samples that `part` and `piece` return.
+        Hz, of the samples that `draw` and `piece` return.
     store : Store
     noise_of_pair : bool
         For a pair: take the noisy recording less the clean one. Otherwise the clean one is taken.
@@ -141,7 +141,7 @@ class StoredClip:
         """Number of pieces that the recording is read in."""
         return max(1, int(np.ceil(self.entry.seconds / PIECE_SECONDS)))
 
-    def part(self, rng):
+    def draw(self, rng):
         """A random piece of a long recording, or all of a short one. Shape (n,), float32."""
         return self.piece(rng.integers(self.pieces) if self.pieces > 1 else 0)
 
@@ -163,7 +163,7 @@ class StoredClip:
         file = AudioFile(self.manifest.path(self.entry, noisy))
         if file.rate != self.entry.rate:
             raise UserError(f"{file.path}: is at {file.rate} Hz, was at {self.entry.rate}; prepare the recordings anew")
-        return file.part(start, stop).mean(axis=0)  # (n,)
+        return file.read_part(start, stop).mean(axis=0)  # (n,)
 
 
 def open_corpus(manifest, part, rate, store):

@@ -108,7 +108,8 @@ def inspect(found, *, contents=True, progress=False, threads=2):
             return f"skipped {error}"
 
     with ThreadPoolExecutor(threads) as pool:
-        results = list(tqdm(pool.map(entry_or_problem, found), desc="inspecting", total=len(found), unit="file", disable=not progress))
+        each = pool.map(entry_or_problem, found)
+        results = list(tqdm(each, desc="inspecting", total=len(found), unit="file", disable=not progress))
     entries = [result for result in results if isinstance(result, Entry)]
     return folders, entries, [result for result in results if isinstance(result, str)]
 

@@ -47,7 +47,7 @@ def utterance(clips, samples, rng, rate):
         if pieces:
             pieces.append(np.zeros(rng.integers(shortest, longest + 1), np.float32))
         clip = clips[rng.integers(len(clips))]
-        pieces.append(clip.part(rng))
+        pieces.append(clip.draw(rng))
         level_db = max(level_db, clip.level_db)
     return _crop(np.concatenate(pieces), level_db, samples, rng)
 
@@ -67,7 +67,7 @@ def noise_crop(clip, samples, rng):
     ndarray, shape (samples,), float32
         It is never a pause only.
     """
-    signal = clip.part(rng)
+    signal = clip.draw(rng)
     if len(signal) < samples:
         start = rng.integers(len(signal))
         return np.take(signal, np.arange(start, start + samples), mode="wrap")
@@ -269,7 +269,7 @@ class Mixer:
     def _room(self, rng):
         """A recorded room response where the corpus has some, else a synthetic one."""
         rooms = self.corpus.rooms
-        return rooms[rng.integers(len(rooms))].part(rng) if rooms else synthetic_room(rng, self.rate)
+        return rooms[rng.integers(len(rooms))].draw(rng) if rooms else synthetic_room(rng, self.rate)
 
     def _silent(self, rng):
         """The source that this example lacks: 0 for speech, 1 for noise, or None."""

@@ -49,7 +49,7 @@ def test_load_corpus(folders):
     }
     assert noise_names(loaded) == ["a.wav", "b.ogg"]
     for clip in [*loaded.noises, *loaded.speakers["ann"]]:
-        samples = clip.part(RNG)
+        samples = clip.draw(RNG)
         assert samples.shape == (4000,) and samples.dtype == np.float32
         assert clip.level_db == pytest.approx(-20, abs=1)
 
@@ -62,7 +62,7 @@ def test_channels_are_averaged_and_resampled(tmp_path):
     loaded, problems = load_corpus(tmp_path / "speech", tmp_path / "noise", RATE)
     expected = 0.6 * np.sin(2 * np.pi * 500 * np.arange(8000) / 8000)
     assert problems == []
-    assert np.abs(loaded.noises[0].part(RNG) - expected)[500:-500].max() < 2e-3
+    assert np.abs(loaded.noises[0].draw(RNG) - expected)[500:-500].max() < 2e-3
 
 
 def test_broken_and_silent_files_are_skipped_and_named(folders):
@@ -153,7 +153,7 @@ def test_a_long_recording_is_read_in_pieces_that_make_it_up(tmp_path):
     assert clip.pieces == 4 and 95 / 4 < PIECE_SECONDS
     whole = audio_files.read(tmp_path / "noise" / "0.wav").samples[0]
     assert np.array_equal(np.concatenate([clip.piece(i) for i in range(4)]), whole)
-    starts = {clip.part(np.random.default_rng(seed))[0] for seed in range(50)}
+    starts = {clip.draw(np.random.default_rng(seed))[0] for seed in range(50)}
     assert starts == {clip.piece(i)[0] for i in range(4)}
 
 
@@ -191,5 +191,5 @@ def test_a_file_that_is_shorter_than_when_it_was_inspected_is_named(folders):
     loaded, _ = load_corpus(*folders, RATE)
     audio_files.write(folders[1] / "a.wav", gaussian(500), 20000)
     with pytest.raises(UserError, match="ends at sample 500, expected at least 10000; it has changed"):
-        loaded.noises[0].part(RNG)
+        loaded.noises[0].draw(RNG)
     assert corpus.CACHE_BYTES == 1 << 30
