@@ -1,6 +1,6 @@
 """Recordings on disk: what is read, what is skipped, and how much is kept in memory."""
 
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -129,9 +129,8 @@ def test_a_store_in_many_threads_keeps_count():
         for key in np.random.default_rng(seed).integers(50, size=500):
             assert store.get(int(key), lambda: np.full(100, key, np.float32))[0] == key
 
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
-    [thread.start() for thread in threads]
-    [thread.join() for thread in threads]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))  # raises what a thread raised
     assert store.bytes == sum(array.nbytes for array in store._kept.values()) <= 4000
 
 

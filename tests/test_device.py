@@ -46,11 +46,13 @@ def test_blas_runs_on_one_thread_inside_and_as_before_afterwards(threads):
         pools = [pool for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"]
         return [pool["num_threads"] for pool in pools if "scipy.libs" not in pool["filepath"]]
 
-    before = blas_threads()
-    seen = []
-    over_samples(lambda x: seen.append(blas_threads()), (np.zeros((3, 1)),))
-    assert seen == [[1] * len(before)] * 3
-    assert blas_threads() == before
+    with threadpoolctl.threadpool_limits(2, "blas"):  # also where there is only one core
+        before = blas_threads()
+        seen = []
+        over_samples(lambda x: seen.append(blas_threads()), (np.zeros((3, 1)),))
+        assert set(before) == {2}
+        assert seen == [[1] * len(before)] * 3
+        assert blas_threads() == before
 
 
 def test_set_threads_refuses_none():

@@ -125,7 +125,9 @@ def test_memory_does_not_grow_with_the_length(tmp_path, in_blocks):
 
 def test_short_recordings_go_as_a_whole(tmp_path, monkeypatch):
     monkeypatch.setattr(denoise, "LongSeparation", None)
-    denoise_files([save(tmp_path / "in.wav", sound(2))], model_of(), tmp_path / "out.wav")
+    path = save(tmp_path / "in.wav", sound(2))
+    denoise_files([path], model_of(), tmp_path / "out.wav")
+    assert np.array_equal(read(tmp_path / "out.wav").samples, separate(model_of(), read(path).samples, RATE)[0])
 
 
 @pytest.mark.parametrize("fault", ["nan", "truncated"])

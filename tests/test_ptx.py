@@ -198,6 +198,7 @@ def test_every_kernel_compiles(noted, capsys):
             numbers = resources or ("-", "-", "-")
             cells = "".join(f"{cell:>{width}}" for cell, width in zip(numbers, (10, 8, 8)))
             print(f"{name:52}{'sm_%d%d' % architecture:>8}{kind:>18}{cells}")
+    assert _ptxas() or "TASNET_REQUIRE_PEERS" not in os.environ, "no ptxas: pip install nvidia-cuda-nvcc"
     if _ptxas():
         spilled = [row for row in table if "float32" in row[2] and row[3][1]]
         assert not spilled, f"kernels that spill registers on float32 data: {spilled}"
