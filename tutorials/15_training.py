@@ -339,7 +339,7 @@ assert gain_at_home > 20
 # %% [markdown]
 # ## Learning by heart is not learning
 #
-# Now give the same network mixtures it has never heard: other speakers, other noises. `split` has put aside
+# Now give the same network mixtures it has never heard: other speakers, other noises. `make_manifest` has put aside
 # two speakers and four noises of `data/`. No speaker and no noise is on both sides.
 #
 # The measure is the *SI-SNR improvement* (SI-SNRi): the SI-SNR of the output minus that of the untouched mixture.
