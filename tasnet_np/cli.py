@@ -243,14 +243,13 @@ def _unheard(options, rate):
     from pathlib import Path
 
     from tasnet_np.corpus import Store, load_corpus, open_corpus
-    from tasnet_np.manifest import load
-    from tasnet_np.train import read_run
+    from tasnet_np.run_folder import RunFolder
 
-    run = Path(options.model) if Path(options.model).is_dir() else Path(options.model).parent
+    folder = RunFolder(options.model if Path(options.model).is_dir() else Path(options.model).parent)
     trained_on = None
-    if (run / "manifest.json").exists():
-        about = read_run(run)[2]
-        trained_on = [about["speech"], about["noise"]]
+    if folder.manifest_file.exists():
+        data = folder.read().data
+        trained_on = [data.speech, data.noise]
     if not options.speech and trained_on is None:
         raise UserError(f"{options.model}: is not a run that held recordings out; give --speech and --noise")
     if not options.speech or [str(Path(f).resolve()) for f in (options.speech, options.noise)] == trained_on:
@@ -258,7 +257,7 @@ def _unheard(options, rate):
             raise UserError(f"--part {options.part}: give validation or test")
         if not options.quiet:
             print("using only the speakers and noises held out from training", file=sys.stderr)
-        return open_corpus(load(run / "manifest.json"), options.part, rate, Store())
+        return open_corpus(folder.read_manifest(), options.part, rate, Store())
     corpus, problems = load_corpus(options.speech, options.noise, rate, progress=not options.quiet)
     for problem in problems:
         print(f"warning: {problem}", file=sys.stderr)

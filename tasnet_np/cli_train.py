@@ -85,7 +85,7 @@ def add_train(commands):
     )
 
 
-RECIPE = [  # the defaults in brackets are those of train.Recipe; a test holds them together
+RECIPE = [  # the defaults in brackets are those of recipe.Recipe; a test holds them together
     ("seed", int, "of weights, split and mixtures (0)"),
     ("batch", int, "mixtures per step (4)"),
     ("seconds", float, "length of a mixture (1.0)"),
@@ -119,7 +119,8 @@ RECIPE = [  # the defaults in brackets are those of train.Recipe; a test holds t
 def _train(options):
     from tasnet_np.checkpoint import find
     from tasnet_np.model import Config
-    from tasnet_np.train import Recipe, resume, train
+    from tasnet_np.recipe import Recipe
+    from tasnet_np.train import resume, train
 
     names = Recipe.__dataclass_fields__
     chosen = {name: value for name, value in vars(options).items() if name in names}

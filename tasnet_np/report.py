@@ -18,14 +18,16 @@ import numpy as np
 import soundfile as sf
 from tqdm import tqdm
 
-from tasnet_np import checkpoint, manifest
+from tasnet_np import checkpoint
 from tasnet_np.corpus import Store, open_corpus
 from tasnet_np.data import fixed_batches
 from tasnet_np.denoise import separate
 from tasnet_np.evaluate import score
 from tasnet_np.files import UserError, atomic_path
 from tasnet_np.plots import RANGE_DB, figure, spectrogram
-from tasnet_np.train import VALIDATION_SNRS_DB, read_run
+from tasnet_np.recipe import VALIDATION_SNRS_DB
+from tasnet_np.run_folder import RunFolder
+from tasnet_np.run_log import read_log
 
 SECONDS = 3.0  # length of a mixture
 PER_SNR = 25  # mixtures
@@ -51,12 +53,11 @@ def held_out_mixtures(run, *, per_snr=PER_SNR, seconds=SECONDS):
     -------
     list of Batch
     """
-    config = read_run(run)[0]
-    corpus = open_corpus(manifest.load(Path(run) / "manifest.json"), "validation", config.sample_rate, Store())
-    samples = round(seconds * config.sample_rate)
-    return fixed_batches(
-        corpus, samples=samples, rate=config.sample_rate, snrs_db=VALIDATION_SNRS_DB, per_snr=per_snr, seed=SEED
-    )
+    folder = RunFolder(run)
+    rate = folder.read().config.sample_rate
+    corpus = open_corpus(folder.read_manifest(), "validation", rate, Store())
+    samples = round(seconds * rate)
+    return fixed_batches(corpus, samples=samples, rate=rate, snrs_db=VALIDATION_SNRS_DB, per_snr=per_snr, seed=SEED)
 
 
 def report(run, out=None, *, baselines=None, per_snr=PER_SNR, seconds=SECONDS, progress=False):
@@ -79,12 +80,13 @@ def report(run, out=None, *, baselines=None, per_snr=PER_SNR, seconds=SECONDS, p
     ------
     UserError : no run there, recordings that are gone, baselines of other mixtures
     """
-    run = Path(run)
-    config, recipe, about, goal = read_run(run)
-    model = checkpoint.load(run)
-    log = read_log(run)
+    folder = RunFolder(run)
+    settings = folder.read()
+    config = settings.config
+    model = checkpoint.load(folder.path)
+    log = read_log(folder.log_file)
     result = measure(model, held_out_mixtures(run, per_snr=per_snr, seconds=seconds), progress)
-    result.si_snri |= _read_baselines(run, baselines, len(result.names))
+    result.si_snri |= _read_baselines(folder.path, baselines, len(result.names))
     sections = [
         _summary(config, log, result),
         _section("Learning", "Every step's loss, smoothed, and the score on the fixed validation mixtures.",
@@ -97,27 +99,14 @@ def report(run, out=None, *, baselines=None, per_snr=PER_SNR, seconds=SECONDS, p
         _section("Masks", "What the network lets through in the median example: each row is a filter, in the same "
                  "order.", *_masks(model, result)),
         _section("Gradients", "Norm of the gradient by part of the network, before clipping.", *_gradients(log)),
-        _section("Configuration", f"Seed {recipe.seed}.", _settings(config, recipe, about, goal)),
+        _section("Configuration", f"Seed {settings.recipe.seed}.", _settings(settings)),
     ]  # fmt: skip
-    out = Path(out or run / "report.html")
-    page = PAGE.replace("{title}", html.escape(f"{run.resolve().name}: report")).replace("{body}", "\n".join(sections))
+    out = Path(out or folder.path / "report.html")
+    title = html.escape(f"{folder.path.resolve().name}: report")
+    page = PAGE.replace("{title}", title).replace("{body}", "\n".join(sections))
     with atomic_path(out) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return out
-
-
-def read_log(run):
-    """The lines of a run's log."""
-    path = Path(run) / "log.jsonl"
-    try:
-        records = [json.loads(line) for line in path.read_text().splitlines()]
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); give the folder of a training run") from None
-    except ValueError:
-        raise UserError(f"{path}: is cut short; resume the run first") from None
-    if not any("validation" in record for record in records):
-        raise UserError(f"{path}: has no validation yet; train for longer")
-    return records
 
 
 def measure(model, batches, progress=False):
@@ -323,8 +312,9 @@ def _gradients(log):
     return [_picture(drawing, "gradient norm of every part over steps", wide=True)]
 
 
-def _settings(config, recipe, about, goal):
-    groups = {"model": asdict(config), "recipe": asdict(recipe), "goal": goal, "recordings": about}
+def _settings(settings):
+    stored = asdict(settings)
+    groups = {"model": stored["config"], "recipe": stored["recipe"], "goal": stored["goal"], "recordings": stored["data"]}
     tables = []
     for title, values in groups.items():
         rows = [[name, "" if value is None else str(value)] for name, value in values.items()]

@@ -16,7 +16,8 @@ from tasnet_np import manifest
 from tasnet_np.cli import main
 from tasnet_np.metrics import si_snr
 from tasnet_np.model import Config, ConvTasNet
-from tasnet_np.train import Recipe, train
+from tasnet_np.recipe import Recipe
+from tasnet_np.train import train
 
 CONFIG = Config(filters=16, filter_length=8, bottleneck=8, hidden=12, skip=8, blocks=2, repeats=1)
 

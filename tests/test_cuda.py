@@ -27,7 +27,8 @@ from tasnet_np.layers import NegativeSISNR
 from tasnet_np.model import PRESETS, ConvTasNet
 from tasnet_np.ops import OPS
 from tasnet_np.optim import SGD, Adam, WeightAverage, clip_gradients
-from tasnet_np.train import Recipe, Trainer
+from tasnet_np.recipe import Recipe
+from tasnet_np.trainer import Trainer
 
 if SIMULATED:
     from numba.cuda.simulator.kernelapi import FakeCUDAShared

@@ -17,7 +17,9 @@ from tasnet_np import UserError, checkpoint
 from tasnet_np.cli import main
 from tasnet_np.files import lock, remove_temporaries
 from tasnet_np.model import Config
-from tasnet_np.train import Recipe, resume, train
+from tasnet_np.recipe import Recipe
+from tasnet_np.train import resume, train
+from tasnet_np.trainer import Trainer
 
 CONFIG = Config(filters=16, filter_length=8, bottleneck=8, hidden=12, skip=8, blocks=2, repeats=1)
 RECIPE = Recipe(batch=2, seconds=0.2, validate_every=4, validation_mixtures=2, learning_rate=0.02, warmup=3)
@@ -129,7 +131,7 @@ def test_a_full_disk_ends_in_one_line_and_resumes_to_the_same_run(recordings, tm
 def test_a_log_that_cannot_grow(recordings, tmp_path, monkeypatch):
     from tasnet_np import train as module
 
-    class Full(module._Log):
+    class Full(module.RunLog):
         def __enter__(self):
             self.file = open("/dev/full", "w", buffering=1)
             return self
@@ -140,15 +142,13 @@ def test_a_log_that_cannot_grow(recordings, tmp_path, monkeypatch):
             except OSError:
                 pass
 
-    monkeypatch.setattr(module, "_Log", Full)
+    monkeypatch.setattr(module, "RunLog", Full)
     with pytest.raises(UserError, match="log.jsonl: cannot be written .No space left on device.; free some space"):
         train(recordings / "speech", recordings / "noise", tmp_path / "run", CONFIG, RECIPE, steps=4)
 
 
 def test_the_recordings_vanish_during_a_run(recordings, tmp_path, monkeypatch):
     """Nothing is cached, so the run notices; what was learned is kept, and it goes on when they are back."""
-    from tasnet_np.train import Trainer
-
     copied, out = tmp_path / "copied", tmp_path / "run"
     shutil.copytree(recordings, copied)
     right = Trainer.step
@@ -172,8 +172,6 @@ def test_the_recordings_vanish_during_a_run(recordings, tmp_path, monkeypatch):
 
 
 def test_the_run_folder_vanishes(recordings, tmp_path, monkeypatch):
-    from tasnet_np.train import Trainer
-
     out, right = tmp_path / "run", Trainer.step
 
     def removing(self, batch):

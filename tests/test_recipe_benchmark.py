@@ -11,7 +11,7 @@ import pytest
 
 from tasnet_np.data import Clip, Corpus, fixed_batches
 from tasnet_np.metrics import si_snr
-from tasnet_np.train import Recipe
+from tasnet_np.recipe import Recipe
 
 BENCHMARKS = Path(__file__).parent / "benchmarks"
 RATE = 8000

@@ -18,8 +18,11 @@ from tasnet_np import UserError, checkpoint
 from tasnet_np.cli import main
 from tasnet_np.metrics import si_snr
 from tasnet_np.model import Config
-from tasnet_np.report import held_out_mixtures, noise_kinds, noise_type, peak_frequencies, read_log, report
-from tasnet_np.train import Recipe, train
+from tasnet_np.recipe import Recipe
+from tasnet_np.report import held_out_mixtures, noise_kinds, noise_type, peak_frequencies, report
+from tasnet_np.run_folder import RunFolder
+from tasnet_np.run_log import read_log
+from tasnet_np.train import train
 
 CONFIG = Config(filters=16, filter_length=8, bottleneck=8, hidden=12, skip=8, blocks=2, repeats=1)
 
@@ -138,7 +141,7 @@ def test_what_cannot_be_reported(run, tmp_path, capsys):
         report(run, tmp_path / "out.html", baselines=tmp_path / "other.json", per_snr=1)
     (tmp_path / "log.jsonl").write_text('{"step": 1, "loss": 2}\n')
     with pytest.raises(UserError, match="has no validation yet"):
-        read_log(tmp_path)
+        read_log(RunFolder(tmp_path).log_file)
     assert not (tmp_path / "out.html").exists()
     assert main(["report", str(run), "--mixtures", "0"]) == 2
     assert "--mixtures 0" in capsys.readouterr().err

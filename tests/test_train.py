@@ -14,11 +14,16 @@ import pytest
 
 import tasnet_np
 from tasnet_np import UserError, checkpoint, data, layouts, manifest
+from tasnet_np.clock import Goal
 from tasnet_np.data import Batch
 from tasnet_np.evaluate import evaluate
 from tasnet_np.model import Config, ConvTasNet
 from tasnet_np.optim import warm_up_and_cosine
-from tasnet_np.train import Recipe, Trainer, read_run, read_validation_set, resume, train
+from tasnet_np.recipe import Recipe
+from tasnet_np.run_folder import RunFolder
+from tasnet_np.train import resume, train
+from tasnet_np.trainer import Trainer
+from tasnet_np.validation_set import read_validation_set
 
 CONFIG = Config(filters=16, filter_length=8, bottleneck=8, hidden=12, skip=8, blocks=2, repeats=1)
 RECIPE = Recipe(batch=2, seconds=0.2, validate_every=4, validation_mixtures=2, patience=0, learning_rate=0.02, schedule="plateau", warmup=3)
@@ -61,8 +66,8 @@ def test_a_run_learns_and_writes_what_it_promises(recordings, tmp_path, capsys):
     assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 3
     scores = [r["validation"]["speech_si_snri_db"] for r in records(out) if "validation" in r]
     assert len(scores) == 15
-    config, recipe, about, goal = read_run(out)
-    assert (config, recipe, goal) == (CONFIG, RECIPE, {"minutes": None, "steps": 60})
+    settings = RunFolder(out).read()
+    assert (settings.config, settings.recipe, settings.goal) == (CONFIG, RECIPE, Goal(minutes=None, steps=60))
     recordings = manifest.load(out / "manifest.json")
     training, validation = recordings.part("training"), recordings.part("validation")
     assert not {e.path for e in training} & {e.path for e in validation}
@@ -168,8 +173,8 @@ def test_ctrl_c_stops_cleanly_and_loses_nothing(recordings, tmp_path):
     assert not list(stopped.glob(".*"))
 
     assert resume(stopped, steps=done + 3) is True
-    _, recipe, about, _ = read_run(stopped)
-    train(about["speech"], about["noise"], whole, Config(), recipe, steps=done + 3)
+    settings = RunFolder(stopped).read()
+    train(settings.data.speech, settings.data.noise, whole, Config(), settings.recipe, steps=done + 3)
     assert_same_run(whole, stopped)
 
 
@@ -249,7 +254,7 @@ def test_a_run_that_is_older_than_an_augmentation_goes_on_without_it(recordings,
     older = json.loads((out / "config.json").read_text())
     del older["recipe"]["polarity"]
     (out / "config.json").write_text(json.dumps(older))
-    assert read_run(out)[1].polarity == 0 < Recipe().polarity
+    assert RunFolder(out).read().recipe.polarity == 0 < Recipe().polarity
 
 
 @pytest.mark.parametrize(

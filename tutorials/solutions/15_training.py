@@ -21,7 +21,8 @@ from tasnet_np.evaluate import evaluate
 from tasnet_np.layers import NegativeSISNR
 from tasnet_np.model import Config, ConvTasNet
 from tasnet_np.optim import Adam
-from tasnet_np.train import Recipe, Trainer
+from tasnet_np.recipe import Recipe
+from tasnet_np.trainer import Trainer
 
 config = Config(filters=64, filter_length=32, bottleneck=32, hidden=64, skip=32, blocks=5, repeats=2)
 RATE = config.sample_rate
