@@ -13,7 +13,7 @@ import soundfile
 
 import tasnet_np
 from tasnet_np import manifest
-from tasnet_np.cli import main
+from tasnet_np.commands.main import main
 from tasnet_np.metrics import si_snr
 from tasnet_np.model import Config, ConvTasNet
 from tasnet_np.recipe import Recipe
@@ -385,7 +385,7 @@ def test_prepare_and_manifests_that_make_no_sense(capsys, recordings, tmp_path):
 
 def test_options_of_train_are_those_of_the_recipe():
     """Every field is an option, and the help says the default that the field has."""
-    from tasnet_np.cli_train import RECIPE
+    from tasnet_np.commands.train import RECIPE
 
     defaults = {field.name: field.default for field in dataclasses.fields(Recipe)}
     for name, kind, text in RECIPE:

@@ -14,7 +14,7 @@ import soundfile
 
 from killing import records, run_with_kills, start
 from tasnet_np import UserError, checkpoint
-from tasnet_np.cli import main
+from tasnet_np.commands.main import main
 from tasnet_np.files import lock, remove_temporaries
 from tasnet_np.model import Config
 from tasnet_np.recipe import Recipe

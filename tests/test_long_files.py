@@ -10,7 +10,7 @@ import soundfile
 
 from tasnet_np import Config, NegativeSISNR, audio, denoise
 from tasnet_np.audio import read
-from tasnet_np.cli import main
+from tasnet_np.commands.main import main
 from tasnet_np.data import Mixer, load_corpus
 from tasnet_np.denoise import denoise_files, separate
 from tasnet_np.files import UserError

@@ -15,7 +15,7 @@ import pytest
 import soundfile
 
 from tasnet_np import UserError, checkpoint
-from tasnet_np.cli import main
+from tasnet_np.commands.main import main
 from tasnet_np.metrics import si_snr
 from tasnet_np.model import Config
 from tasnet_np.recipe import Recipe
