@@ -62,6 +62,7 @@ def test_the_python_runs_as_written(here, capsys):
 
 def test_the_make_commands_are_those_of_ci_and_the_pip_lines_those_of_make():
     makefile, ci = (ROOT / "Makefile").read_text(), (ROOT / ".ci" / "run").read_text()
+    assert commands("make")
     for command in commands("make"):
         assert f"\n{command.split()[1]}:" in makefile
         assert command in ci.splitlines()
