@@ -19,7 +19,8 @@ from tasnet_np.commands.main import main
 from tasnet_np.metrics import si_snr
 from tasnet_np.model import Config
 from tasnet_np.recipe import Recipe
-from tasnet_np.report import held_out_mixtures, noise_kinds, noise_type, peak_frequencies, report
+from tasnet_np.report import held_out_mixtures, report
+from tasnet_np.report_sections import noise_kinds, noise_type, peak_frequencies
 from tasnet_np.run_folder import RunFolder
 from tasnet_np.run_log import read_log
 from tasnet_np.train import train
