@@ -100,8 +100,9 @@ def table(rows):
     """The rows of `evaluate` as aligned text; NaN is shown as "-"."""
     basic = [f"{source}_{name}" for source in SOURCES for name in ("unprocessed_db", "si_snr_db", "si_snri_db")]
     more = [key for key in SPEECH_COLUMNS if f"speech_{key}" in rows[0]]
+    above_more = "speech at its level" if more else ""
     lines = [
-        " " * 20 + "".join(f"{source + ' SI-SNR (dB)':>30}" for source in SOURCES) + ("speech at its level" if more else "").rjust(10 * len(more)),
+        " " * 20 + "".join(f"{source + ' SI-SNR (dB)':>30}" for source in SOURCES) + above_more.rjust(10 * len(more)),
         f"{'SNR (dB)':>10}{'mixtures':>10}" + f"{'before':>10}{'after':>10}{'SI-SNRi':>10}" * 2
         + "".join(f"{SPEECH_COLUMNS[key]:>10}" for key in more),
     ]  # fmt: skip
@@ -125,7 +126,7 @@ def compare(clean, files):
 
     Returns
     -------
-    list of dict
+    rows : list of dict
         For each file ``file``, ``seconds``, ``level_db`` (dBFS), ``si_snr_db`` (mean over channels)
         and ``si_snri_db`` (what it gains on the first file). NaN where the clean speech is silent.
     recordings : list of Recording

@@ -26,7 +26,8 @@ def table(head, rows):
     lines = [f"<tr>{cells}</tr>"] if head else []
     for first, *values in rows:
         shown = (f"{value:+.2f}" if isinstance(value, float) else html.escape(str(value)) for value in values)
-        lines.append(f"<tr><th>{html.escape(str(first))}</th>" + "".join(f"<td>{value}</td>" for value in shown) + "</tr>")
+        cells = "".join(f"<td>{value}</td>" for value in shown)
+        lines.append(f"<tr><th>{html.escape(str(first))}</th>{cells}</tr>")
     return f'<div class="scroll"><table>{"".join(lines)}</table></div>'
 
 

@@ -99,9 +99,10 @@ def examples(model, result, rate):
         loudest = max(1.0, *(np.abs(signal).max() for signal in signals.values()))
         cards = []
         for name, signal in signals.items():
+            sound = wav(signal / loudest, rate)
             cards.append(
                 f"<figure>{spectrogram_picture(signal, rate, top_db, name)}<figcaption>{name}</figcaption>"
-                f'<audio controls preload="auto" aria-label="{title}: {name}" src="{wav(signal / loudest, rate)}"></audio>'
+                f'<audio controls preload="auto" aria-label="{title}: {name}" src="{sound}"></audio>'
                 "</figure>"
             )
         improvement = result.si_snri["this model"][index]
@@ -185,12 +186,12 @@ def gradients(log):
 
 def configuration(settings):
     """Everything in config.json, as tables."""
-    stored = asdict(settings)
-    groups = {"model": stored["config"], "recipe": stored["recipe"], "goal": stored["goal"], "recordings": stored["data"]}
+    groups = {"model": settings.config, "recipe": settings.recipe, "goal": settings.goal, "recordings": settings.data}
     tables = []
     for title, values in groups.items():
-        rows = [[name, "" if value is None else str(value)] for name, value in values.items()]
-        tables.append(f"<details{' open' if title == 'recipe' else ''}><summary>{title}</summary>{table([], rows)}</details>")
+        rows = [[name, "" if value is None else str(value)] for name, value in asdict(values).items()]
+        is_open = " open" if title == "recipe" else ""
+        tables.append(f"<details{is_open}><summary>{title}</summary>{table([], rows)}</details>")
     return f'<div class="settings">{"".join(tables)}</div>'
 
 

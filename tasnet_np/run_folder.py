@@ -156,21 +156,21 @@ def writing_to(path):
 def _build(kind, values):
     """An object of a dataclass, from JSON."""
     for name, declared in typing.get_type_hints(kind).items():
-        if name in values and not _is(values[name], declared):
+        if name in values and not _fits(values[name], declared):
             raise TypeError(f"{name} is {values[name]!r}")
     return kind(**values)
 
 
-def _is(value, declared):
-    """Whether a value from JSON is of a declared type. A tuple is a list there, and a number may have decimals or not."""
+def _fits(value, declared):
+    """Whether a value from JSON is of a declared type. A tuple is a list there, and a float may have no decimals."""
     inner = typing.get_args(declared)
     if isinstance(declared, types.UnionType):
-        return any(_is(value, one) for one in inner)
+        return any(_fits(value, one) for one in inner)
     if typing.get_origin(declared) is tuple:
         if not isinstance(value, list):
             return False
         inner = inner[:1] * len(value) if inner[-1] is ... else inner
-        return len(value) == len(inner) and all(map(_is, value, inner))
+        return len(value) == len(inner) and all(map(_fits, value, inner))
     if declared in (int, float):
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         return is_number and (declared is float or not value % 1 > 0)  # infinity counts as whole

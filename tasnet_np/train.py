@@ -28,8 +28,8 @@ from tasnet_np.validation_set import validation_set
 
 
 def train(
-    speech, noise, out, config, recipe, *, minutes=None, steps=None, path="fused", device="cpu", rooms=None, prepared=None,
-    start=None, cache_bytes=CACHE_BYTES, workers=1, quiet=False,
+    speech, noise, out, config, recipe, *, minutes=None, steps=None, path="fused", device="cpu", rooms=None,
+    prepared=None, start=None, cache_bytes=CACHE_BYTES, workers=1, quiet=False,
 ):  # fmt: skip
     """Train a model from its beginning.
 
@@ -83,10 +83,13 @@ def train(
     with folder.create():
         manifest.save(recordings, folder.manifest_file)
         folder.write(RunSettings(model.config, recipe, goal, origin))  # from here on it can be resumed
-        return _Run(folder, Trainer(model, recipe), data, Clock(goal, started), workers=workers, quiet=quiet).to_its_end()
+        run = _Run(folder, Trainer(model, recipe), data, Clock(goal, started), workers=workers, quiet=quiet)
+        return run.to_its_end()
 
 
-def resume(out, *, minutes=None, steps=None, path="fused", device="cpu", cache_bytes=CACHE_BYTES, workers=1, quiet=False):
+def resume(
+    out, *, minutes=None, steps=None, path="fused", device="cpu", cache_bytes=CACHE_BYTES, workers=1, quiet=False
+):
     """Continue a run where its last checkpoint was written.
 
     Parameters

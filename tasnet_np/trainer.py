@@ -143,7 +143,7 @@ class Trainer:
             overall = evaluate(self.model, batches)[-1]
         si_snri = overall["speech_si_snri_db"]
         is_best = si_snri > self.best_si_snri
-        if self.steps % self.recipe.validate_every == 0:  # at the end of a run it does not count: a resumed run goes on
+        if self.steps % self.recipe.validate_every == 0:  # not at the end, where a longer run has none
             if self.recipe.schedule == "plateau":
                 self.plateau.step(-si_snri)
             self.without_best = 0 if is_best else self.without_best + 1

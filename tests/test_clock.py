@@ -50,7 +50,7 @@ def test_of_the_minutes_the_end_is_left_out(time):
     """First as it is estimated from the longest of the last steps, then as it was measured."""
     running, trained = Clock(Goal(minutes=1), time.now), trainer()
     assert step(running, trained, time, 7.0) == 0
-    assert step(running, trained, time, 2.0) == pytest.approx(7 / 60)  # the first step, which may compile, does not count
+    assert step(running, trained, time, 2.0) == pytest.approx(7 / 60)  # the first step, which compiles, does not count
     assert step(running, trained, time, 1.0) == pytest.approx(9 / (60 - 2 - 2 * 12 / 4 / 3))
     began = running.now()
     time.now += 5.0

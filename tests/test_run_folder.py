@@ -77,7 +77,7 @@ def test_values_of_another_type_are_named(folder, group, name, value, words):
         folder.read()
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "3", "{}", '{"config": {}, "recipe": {}, "goal": {}}', '{"config": [1]}'])
+@pytest.mark.parametrize("text", ["{", "[]", "3", "{}", '{"config": {}, "recipe": {}, "goal": {}}', '{"recipe": [1]}'])
 def test_other_json_is_damage(folder, text):
     folder.config_file.write_text(text)
     with pytest.raises(UserError, match="config.json: is damaged"):

@@ -79,7 +79,8 @@ def _train(options):
 def _how(options):
     """What `train` and `resume` are told alike: when to stop, and how to compute."""
     if not options.cache_mb > 0 or options.workers < 1:
-        raise UserError(f"--cache-mb {options.cache_mb:g}, --workers {options.workers}: give more than 0, and at least 1")
+        given = f"--cache-mb {options.cache_mb:g}, --workers {options.workers}"
+        raise UserError(f"{given}: give more than 0, and at least 1")
     return {
         "minutes": options.minutes, "steps": options.steps, "path": options.path, "quiet": options.quiet,
         "cache_bytes": round(options.cache_mb * 1e6), "workers": options.workers, "device": compute_as(options),

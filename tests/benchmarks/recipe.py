@@ -234,7 +234,7 @@ def main(arguments=None):
     parser.add_argument("--pace", action="store_true", help="measure the seconds of a step, and end")
     parser.add_argument("--minutes", type=float, default=10.0, help="for each run")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--only", nargs="+", metavar="NAME", default=list(RECIPES), help=", ".join(RECIPES))
+    parser.add_argument("--only", nargs="+", metavar="NAME", default=list(RECIPES), help=", ".join(RECIPES).replace("%", "%%"))
     parser.add_argument("--base", default="default", help="the recipe that the others change")
     parser.add_argument("--mixtures", type=int, default=25, help="for each SNR")
     options = parser.parse_args(arguments)
