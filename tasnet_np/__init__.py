@@ -17,4 +17,5 @@ from tasnet_np.layers import NegativeSISNR
 from tasnet_np.model import Config, ConvTasNet
 from tasnet_np.streaming import Streamer
 
+__version__ = "0.1.0"
 __all__ = ["Config", "ConvTasNet", "NegativeSISNR", "Streamer", "UserError", "load", "save"]

@@ -2,6 +2,6 @@
 
 import sys
 
-from tasnet_np.cli import main
+from tasnet_np.commands.main import main
 
 sys.exit(main())

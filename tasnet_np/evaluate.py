@@ -9,7 +9,7 @@ from tasnet_np.level import fit_level, rms_db
 from tasnet_np.metrics import PERCEPTUAL, perceptual_measures, sdr, si_snr, without_mean
 from tasnet_np.model import SOURCES
 
-MORE = {  # further measures of the speech, and their column heads
+SPEECH_COLUMNS = {  # what is measured of the speech at its level, and the head of each column of `table`
     "sdr_db": "SDR", "sdri_db": "SDRi", "stoi_before": "STOI in", "stoi": "STOI", "estoi_before": "ESTOI in",
     "estoi": "ESTOI", "pesq_before": "PESQ in", "pesq": "PESQ",
 }  # fmt: skip
@@ -99,11 +99,12 @@ def _row(snr_db, scores, chosen):
 def table(rows):
     """The rows of `evaluate` as aligned text; NaN is shown as "-"."""
     basic = [f"{source}_{name}" for source in SOURCES for name in ("unprocessed_db", "si_snr_db", "si_snri_db")]
-    more = [key for key in MORE if f"speech_{key}" in rows[0]]
+    more = [key for key in SPEECH_COLUMNS if f"speech_{key}" in rows[0]]
+    above_more = "speech at its level" if more else ""
     lines = [
-        " " * 20 + "".join(f"{source + ' SI-SNR (dB)':>30}" for source in SOURCES) + ("speech at its level" if more else "").rjust(10 * len(more)),
+        " " * 20 + "".join(f"{source + ' SI-SNR (dB)':>30}" for source in SOURCES) + above_more.rjust(10 * len(more)),
         f"{'SNR (dB)':>10}{'mixtures':>10}" + f"{'before':>10}{'after':>10}{'SI-SNRi':>10}" * 2
-        + "".join(f"{MORE[key]:>10}" for key in more),
+        + "".join(f"{SPEECH_COLUMNS[key]:>10}" for key in more),
     ]  # fmt: skip
     for row in rows:
         snr = row["snr_db"] if row["snr_db"] == "all" else f"{row['snr_db']:.1f}"
@@ -125,7 +126,7 @@ def compare(clean, files):
 
     Returns
     -------
-    list of dict
+    rows : list of dict
         For each file ``file``, ``seconds``, ``level_db`` (dBFS), ``si_snr_db`` (mean over channels)
         and ``si_snri_db`` (what it gains on the first file). NaN where the clean speech is silent.
     recordings : list of Recording

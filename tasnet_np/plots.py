@@ -1,6 +1,6 @@
-"""Pictures: spectrograms of recordings, and the learning curves of a training run.
+"""Pictures: spectrograms of recordings, and what a corpus consists of.
 
-Matplotlib takes a while to import, so that only the functions that draw do so.
+Matplotlib takes a while to import. So only the functions that draw import it.
 """
 
 from pathlib import Path
@@ -86,50 +86,6 @@ def spectrogram(signal, rate):
     taper = np.hanning(window + 1)[:-1]
     amplitudes = np.abs(np.fft.rfft(frames * taper)) / (taper.sum() / 2)
     return 20 * np.log10(np.maximum(amplitudes.T, SMALLEST))
-
-
-def learning_curves(path, records):
-    """Draw the loss in training and the SI-SNRi in validation, over the steps of a run.
-
-    Parameters
-    ----------
-    path : str or Path
-        The picture to write: .png, .pdf, .svg.
-    records : list of dict
-        The lines of ``log.jsonl``: {"step": ..., "loss": ...} from training and
-        {"step": ..., "validation": row} from validation, with the last row of `evaluate`.
-        Other keys do not matter.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-
-    Raises
-    ------
-    UserError
-        There is no such record, or the picture cannot be written.
-    """
-    training = [record for record in records if "loss" in record]
-    validation = [record for record in records if "validation" in record]
-    if not training and not validation:
-        raise UserError(f"{path}: nothing to draw, the log has no step yet; train for longer")
-
-    drawing = figure(width=8, height=5.0)
-    loss, improvement = drawing.subplots(2, sharex=True)
-    steps = [record["step"] for record in training]
-    loss.plot(steps, [record["loss"] for record in training], color="tab:gray", linewidth=0.8)
-    loss.set_ylabel("training loss (dB)")
-    steps = [record["step"] for record in validation]
-    for source, style in {"speech": "o-", "noise": "s--"}.items():
-        values = [record["validation"][f"{source}_si_snri_db"] for record in validation]
-        improvement.plot(steps, values, style, markersize=4, label=source)
-    improvement.legend()
-    improvement.set_ylabel("validation SI-SNRi (dB)")
-    improvement.set_xlabel("step")
-    for ax in (loss, improvement):
-        ax.grid(alpha=0.3)
-    _save(drawing, path)
-    return drawing
 
 
 def figure(width=5.6, height=3.2):

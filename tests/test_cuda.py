@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from tasnet_np import checkpoint
-from tasnet_np.cli import main
+from tasnet_np.commands.main import main
 from tasnet_np.mixing import Batch
 from tasnet_np.device import (
     SIMULATED, THREADS, CudaGraph, choose_device, cuda_problem, move, move_all, on_gpu, runs, stack, unstack, window,
@@ -27,7 +27,8 @@ from tasnet_np.layers import NegativeSISNR
 from tasnet_np.model import PRESETS, ConvTasNet
 from tasnet_np.ops import OPS
 from tasnet_np.optim import SGD, Adam, WeightAverage, clip_gradients
-from tasnet_np.train import Recipe, Trainer
+from tasnet_np.recipe import Recipe
+from tasnet_np.trainer import Trainer
 
 if SIMULATED:
     from numba.cuda.simulator.kernelapi import FakeCUDAShared
@@ -87,7 +88,7 @@ def test_without_a_gpu_cuda_is_one_clear_line_and_auto_is_the_cpu(tmp_path, caps
 @pytest.mark.skipif(SIMULATED, reason="the simulator is imported by then")
 def test_a_run_on_the_cpu_does_not_import_numba_cuda():
     code = (
-        "import sys, numpy as np, tasnet_np, tasnet_np.train, tasnet_np.cli\n"
+        "import sys, numpy as np, tasnet_np, tasnet_np.train, tasnet_np.commands.main\n"
         "from tasnet_np.gradcheck import PRESETS, reduced\n"
         "model = tasnet_np.ConvTasNet(reduced(PRESETS['small']))\n"
         "model.backward(model.forward(np.zeros((2, 99), 'f')))\n"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import tasnet_np
-from tasnet_np.cli import main
+from tasnet_np.commands.main import main
 from tasnet_np.errors import UserError
 from tasnet_np.gradcheck import reduced
 from tasnet_np.live import Processor, run

@@ -1,4 +1,4 @@
-"""What the pictures show: axes, scales, levels, curves."""
+"""What the pictures show: axes, scales, levels."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tasnet_np.errors import UserError
-from tasnet_np.plots import RANGE_DB, learning_curves, spectrogram, spectrograms
+from tasnet_np.plots import RANGE_DB, spectrogram, spectrograms
 
 RATE = 8000
 
@@ -84,40 +84,6 @@ def test_other_suffixes_are_refused(tmp_path, name):
 def test_signals_that_cannot_be_drawn(tmp_path, signals):
     with pytest.raises(UserError, match="none given|give one channel"):
         spectrograms(tmp_path / "out.png", signals, RATE)
-
-
-RECORDS = [
-    {"step": 10, "loss": -1.0, "gradient_norm": 5.0},
-    {"step": 20, "loss": -3.0, "gradient_norm": 4.0},
-    {"step": 20, "validation": {"speech_si_snri_db": 1.5, "noise_si_snri_db": 0.5}},
-    {"step": 30, "loss": -4.0, "gradient_norm": 4.0},
-    {"step": 40, "validation": {"speech_si_snri_db": 2.5, "noise_si_snri_db": 1.0}},
-]
-
-
-def test_learning_curves_show_the_records(tmp_path):
-    figure = learning_curves(tmp_path / "out.png", RECORDS)
-    loss, improvement = figure.axes
-    (training,) = loss.lines
-    assert training.get_xydata().tolist() == [[10, -1], [20, -3], [30, -4]]
-    curves = {line.get_label(): line.get_xydata().tolist() for line in improvement.lines}
-    assert curves == {"speech": [[20, 1.5], [40, 2.5]], "noise": [[20, 0.5], [40, 1.0]]}
-    assert (loss.get_ylabel(), improvement.get_xlabel()) == ("training loss (dB)", "step")
-    assert improvement.get_ylabel() == "validation SI-SNRi (dB)"
-    assert improvement.get_legend() is not None
-    assert np.ptp(matplotlib.image.imread(tmp_path / "out.png")) > 0.5
-
-
-def test_learning_curves_before_the_first_validation(tmp_path):
-    loss, improvement = learning_curves(tmp_path / "out.png", RECORDS[:1]).axes
-    assert len(loss.lines[0].get_xdata()) == 1 and len(improvement.lines[0].get_xdata()) == 0
-
-
-@pytest.mark.parametrize("records", [[], [{"seconds": 3.0}]])
-def test_a_log_without_steps(tmp_path, records):
-    with pytest.raises(UserError, match="nothing to draw"):
-        learning_curves(tmp_path / "out.png", records)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_matplotlib_is_imported_only_to_draw():

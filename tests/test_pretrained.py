@@ -10,7 +10,7 @@ import pytest
 import tasnet_np
 from tasnet_np import audio_files, resampling
 from tasnet_np.checkpoint import PRETRAINED
-from tasnet_np.cli import main
+from tasnet_np.commands.main import main
 from tasnet_np.metrics import si_snr
 from tasnet_np.model import Config
 

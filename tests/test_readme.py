@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from tasnet_np.cli import main
+from tasnet_np.commands.main import main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

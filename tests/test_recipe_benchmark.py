@@ -12,7 +12,7 @@ import pytest
 from tasnet_np.corpus import Clip, Corpus
 from tasnet_np.mixing import fixed_batches
 from tasnet_np.metrics import si_snr
-from tasnet_np.train import Recipe
+from tasnet_np.recipe import Recipe
 
 BENCHMARKS = Path(__file__).parent / "benchmarks"
 RATE = 8000

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tasnet_np
-from tasnet_np.cli import main
+from tasnet_np.commands.main import main
 from tasnet_np.errors import UserError
 from tasnet_np.gradcheck import reduced
 from tasnet_np.model import PRESETS, ConvTasNet

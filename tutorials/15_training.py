@@ -23,7 +23,8 @@ from tasnet_np.metrics import si_snr
 from tasnet_np.mixing import Mixer, fixed_batches, mix
 from tasnet_np.model import Config, ConvTasNet
 from tasnet_np.optim import HalveOnPlateau, clip_gradients
-from tasnet_np.train import Recipe, Trainer
+from tasnet_np.recipe import Recipe
+from tasnet_np.trainer import Trainer
 
 # %% [markdown]
 # The model of this tutorial is smaller than `small`, so that it learns while you read. Everything else is as in

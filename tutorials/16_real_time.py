@@ -23,8 +23,9 @@ from tasnet_np.metrics import si_snr
 from tasnet_np.mixing import Mixer, mix
 from tasnet_np.model import Config, ConvTasNet
 from tasnet_np.ops.norms import EPS, cumulative_layer_norm_forward
+from tasnet_np.recipe import Recipe
 from tasnet_np.streaming import Streamer
-from tasnet_np.train import Recipe, Trainer
+from tasnet_np.trainer import Trainer
 
 # %% [markdown]
 # The network of this tutorial is small and causal, with a little look-ahead: its first three blocks see some later

@@ -116,7 +116,7 @@ def improvements(batches, rate, methods=METHODS):
 
 def main():
     from tasnet_np.report import PER_SNR, SECONDS, held_out_mixtures
-    from tasnet_np.train import read_run
+    from tasnet_np.run_folder import RunFolder
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
@@ -124,7 +124,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=SECONDS)
     options = parser.parse_args()
     batches = held_out_mixtures(options.run, per_snr=options.mixtures, seconds=options.seconds)
-    scores = improvements(batches, read_run(options.run)[0].sample_rate)
+    scores = improvements(batches, RunFolder(options.run).read().config.sample_rate)
     for name, values in scores.items():
         print(f"{name:<24}{values.mean():+6.2f} dB")
     path = options.run / "baselines.json"

@@ -29,7 +29,8 @@ from tasnet_np.gradcheck import reduced
 from tasnet_np.layers import NegativeSISNR
 from tasnet_np.model import Config, ConvTasNet
 from tasnet_np.optim import Adam
-from tasnet_np.train import Recipe, Trainer
+from tasnet_np.recipe import Recipe
+from tasnet_np.trainer import Trainer
 
 SMALL, ORIGIN = Config.preset("small"), Config.preset("origin")
 CASES = {  # config, batch; two seconds each

@@ -22,7 +22,7 @@ from recipe import REAL, by_snr, judge, train_or_resume
 
 from tasnet_np import layouts, manifest
 from tasnet_np.model import Config
-from tasnet_np.train import Recipe
+from tasnet_np.recipe import Recipe
 
 DATA = Path(__file__).parents[2] / "data"
 CHOSEN_BY = "dutch"  # a voice of data/

@@ -31,8 +31,11 @@ from side_by_side import write_json
 
 from tasnet_np.evaluate import score
 from tasnet_np.model import Config
-from tasnet_np.report import held_out_mixtures, read_log
-from tasnet_np.train import Recipe, resume, train
+from tasnet_np.recipe import Recipe
+from tasnet_np.report import held_out_mixtures
+from tasnet_np.run_folder import RunFolder
+from tasnet_np.run_log import read_log
+from tasnet_np.train import resume, train
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "real"
 SNRS_DB = (-5, 0, 5, 10)
@@ -131,7 +134,7 @@ def measure_pace(name, options):
     often = dataclasses.replace(recipe, validate_every=PACE_STEPS // 3)
     with tempfile.TemporaryDirectory() as out:
         train(options.speech, options.noise, out, config, often, steps=PACE_STEPS, quiet=True)
-        log = [record for record in read_log(Path(out)) if "loss" in record]
+        log = [record for record in read_log(RunFolder(out).log_file) if "loss" in record]
     took = {after["step"]: after["seconds"] - before["seconds"] for before, after in zip(log, log[1:])}
     with_validation = [seconds for step, seconds in took.items() if step % often.validate_every == 1]
     step = statistics.median(seconds for step, seconds in took.items() if step % often.validate_every != 1)
@@ -167,7 +170,7 @@ def run(name, seed, options):
     config, recipe = settings(name, options.base, seed, [held_out_speaker(seed, options)])
     train_or_resume(options.speech, options.noise, out, config, recipe, steps=steps_for(name, options))
     batches, snrs_db, gains = judge(out, options.mixtures)
-    log = read_log(out)
+    log = read_log(RunFolder(out).log_file)
     return {
         "recipe": name, "seed": seed, "minutes": options.minutes, "base": options.base, "speaker": recipe.hold_out[0],
         "parameters": config.parameter_count, "steps": max(record["step"] for record in log),
@@ -231,7 +234,7 @@ def main(arguments=None):
     parser.add_argument("--pace", action="store_true", help="measure the seconds of a step, and end")
     parser.add_argument("--minutes", type=float, default=10.0, help="for each run")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--only", nargs="+", metavar="NAME", default=list(RECIPES), help=", ".join(RECIPES))
+    parser.add_argument("--only", nargs="+", metavar="NAME", default=list(RECIPES), help=", ".join(RECIPES).replace("%", "%%"))
     parser.add_argument("--base", default="default", help="the recipe that the others change")
     parser.add_argument("--mixtures", type=int, default=25, help="for each SNR")
     options = parser.parse_args(arguments)

@@ -22,7 +22,8 @@ from tasnet_np.corpus import Store, open_corpus
 from tasnet_np.mixing import Mixer, fixed_batches
 from tasnet_np.evaluate import evaluate, table
 from tasnet_np.model import Config, ConvTasNet
-from tasnet_np.train import Recipe, train
+from tasnet_np.recipe import Recipe
+from tasnet_np.train import train
 
 
 class AsModel:

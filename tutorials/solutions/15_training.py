@@ -24,7 +24,8 @@ from tasnet_np.manifest import make_manifest
 from tasnet_np.mixing import Batch, Mixer, fixed_batches
 from tasnet_np.model import Config, ConvTasNet
 from tasnet_np.optim import Adam
-from tasnet_np.train import Recipe, Trainer
+from tasnet_np.recipe import Recipe
+from tasnet_np.trainer import Trainer
 
 config = Config(filters=64, filter_length=32, bottleneck=32, hidden=64, skip=32, blocks=5, repeats=2)
 RATE = config.sample_rate

@@ -1,12 +1,14 @@
-"""What the commands of the command line share."""
+"""What the commands share: options that several of them have, and how they print."""
 
 import argparse
 import json
 import sys
 
+MODEL_HELP = "a run's folder, or an .npz file; by default the model that comes with the package"
 
-def command(commands, name, run, summary):
-    """Add a subcommand; `run(options)` returns its exit status."""
+
+def add_command(commands, name, run, summary):
+    """Add a command; `run(options)` returns its exit status."""
     added = commands.add_parser(
         name, help=summary, description=summary, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
@@ -14,9 +16,9 @@ def command(commands, name, run, summary):
     return added
 
 
-def add_computing(command, devices=True):
+def add_computing(added, devices=True):
     """Options of the commands that run a network, on a GPU too where there is a choice of `devices`."""
-    group = command.add_argument_group("computing")
+    group = added.add_argument_group("computing")
     group.add_argument(
         "--path", default="fused", help="reference (NumPy formulas), ops (one compiled op at a time) or fused"
     )
@@ -24,7 +26,7 @@ def add_computing(command, devices=True):
     if devices:
         group.add_argument("--device", default="cpu", help="cpu, cuda, or auto: a GPU if there is one")
     else:
-        command.set_defaults(device="cpu")
+        added.set_defaults(device="cpu")
 
 
 def compute_as(options):
@@ -46,5 +48,5 @@ def announce_compiling():
 
 
 def as_json(rows):
-    """JSON has no NaN: null stands for a value that does not exist."""
+    """Rows of numbers as JSON. It has no NaN: null stands for a value that does not exist."""
     return json.dumps([{k: None if v != v else v for k, v in row.items()} for row in rows], indent=1)

@@ -1,6 +1,7 @@
 """The commands as a user types them: what they print, what they write, and how they refuse."""
 
 import dataclasses
+import importlib.metadata
 import json
 import os
 import shutil
@@ -13,10 +14,11 @@ import soundfile
 
 import tasnet_np
 from tasnet_np import manifest
-from tasnet_np.cli import main
+from tasnet_np.commands.main import main
 from tasnet_np.metrics import si_snr
 from tasnet_np.model import Config, ConvTasNet
-from tasnet_np.train import Recipe, train
+from tasnet_np.recipe import Recipe
+from tasnet_np.train import train
 
 CONFIG = Config(filters=16, filter_length=8, bottleneck=8, hidden=12, skip=8, blocks=2, repeats=1)
 
@@ -56,6 +58,25 @@ def test_python_m_and_the_script_are_the_same():
         done = subprocess.run([*command, "info", "--preset", "small"], capture_output=True, text=True)
         assert done.returncode == 0
         assert "331,289 (1.3 MB)" in done.stdout
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"tasnet-np {tasnet_np.__version__}\n"
+    assert importlib.metadata.version("tasnet_np") == tasnet_np.__version__  # which setup.cfg reads
+
+
+def test_no_command_waits_for_what_another_one_imports():
+    code = (
+        "import sys, tasnet_np; before = set(sys.modules)\n"
+        "import tasnet_np.commands.main; print(*(set(sys.modules) - before))"
+    )
+    added = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "tasnet_np.commands.train" in added
+    assert all(name.startswith("tasnet_np.commands") for name in added if name.startswith("tasnet_np"))
+    assert not {"scipy.signal", "matplotlib", "soundfile", "tqdm"} & set(added)
 
 
 def test_gradcheck_prints_a_table_that_passes(capsys):
@@ -385,7 +406,7 @@ def test_prepare_and_manifests_that_make_no_sense(capsys, recordings, tmp_path):
 
 def test_options_of_train_are_those_of_the_recipe():
     """Every field is an option, and the help says the default that the field has."""
-    from tasnet_np.cli_train import RECIPE
+    from tasnet_np.commands.train import RECIPE
 
     defaults = {field.name: field.default for field in dataclasses.fields(Recipe)}
     for name, kind, text in RECIPE:
