@@ -12,9 +12,10 @@ from tasnet_np.blas import choose_kernels
 choose_kernels()  # before anything loads NumPy
 
 from tasnet_np.checkpoint import load, save
+from tasnet_np.config import Config
+from tasnet_np.execution import ConvTasNet
 from tasnet_np.files import UserError
 from tasnet_np.layers import NegativeSISNR
-from tasnet_np.model import Config, ConvTasNet
 from tasnet_np.streaming import Streamer
 
 __all__ = ["Config", "ConvTasNet", "NegativeSISNR", "Streamer", "UserError", "load", "save"]

@@ -17,9 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tasnet_np.device import move
+from tasnet_np.compute.arrays import move
 from tasnet_np.files import UserError, atomic_path
-from tasnet_np.model import Config, ConvTasNet
+from tasnet_np.config import Config
+from tasnet_np.execution import ConvTasNet
 
 FORMAT, VERSION = "tasnet_np checkpoint", 1
 PRETRAINED = Path(__file__).parent / "pretrained" / "small.npz"

@@ -118,7 +118,7 @@ RECIPE = [  # the defaults in brackets are those of train.Recipe; a test holds t
 
 def _train(options):
     from tasnet_np.checkpoint import find
-    from tasnet_np.model import Config
+    from tasnet_np.config import Config
     from tasnet_np.train import Recipe, resume, train
 
     names = Recipe.__dataclass_fields__

@@ -16,7 +16,7 @@ import numpy as np
 
 from tasnet_np.audio import STREAMED
 from tasnet_np.files import UserError
-from tasnet_np.model import SOURCES
+from tasnet_np.config import SOURCES
 from tasnet_np.online import OnlineSeparator
 from tasnet_np.streaming import Streamer
 

@@ -34,16 +34,18 @@ try:
 except ImportError:  # Windows has none
     resource = None
 
-from tasnet_np import checkpoint, gpu_training, layouts, manifest
+from tasnet_np import checkpoint, layouts, manifest
 from tasnet_np.augment import Augmentation
 from tasnet_np.corpus import CACHE_BYTES, Store, open_corpus
 from tasnet_np.data import Batch, Mixer, Prefetcher, fixed_batches
-from tasnet_np.device import move
+from tasnet_np.compute.arrays import move
 from tasnet_np.evaluate import evaluate
 from tasnet_np.files import UserError, atomic_path, lock, remove_temporaries
 from tasnet_np.layers import NegativeSISNR
-from tasnet_np.model import Config, ConvTasNet
-from tasnet_np.optim import Adam, HalveOnPlateau, WeightAverage, clip_gradients, warm_up_and_cosine
+from tasnet_np.config import Config
+from tasnet_np.execution import ConvTasNet
+from tasnet_np.optim import Adam, HalveOnPlateau, WeightAverage, warm_up_and_cosine
+from tasnet_np.step import Step
 
 DEFAULT_MINUTES = 10.0
 SCHEDULES = ("cosine", "plateau", "constant")
@@ -131,7 +133,7 @@ class Trainer:
         self.without_best = 0  # validations since the best one
         self.seconds = 0.0  # of training so far
         self.fraction = 0.0  # of the run that is over
-        self.gpu_step = gpu_training.Step(model, self.loss, self.optimizer, recipe.clip)
+        self.update = Step(model, self.loss, self.optimizer, recipe.clip)
 
     @property
     def steps(self):
@@ -171,19 +173,13 @@ class Trainer:
         UserError : the loss or the gradient is not finite; the model is left as it was
         """
         step = self.steps + 1
-        if self.model.device == "cuda":
-            loss, norm = self.gpu_step(batch)
-        else:
-            loss = self.model.gradients(self.loss, batch.mixture, batch.sources)
-            norm = clip_gradients(self.model.grads, self.recipe.clip)
+        loss, norm = self.update(batch)
         if not (np.isfinite(loss) and np.isfinite(norm)):
             raise UserError(
                 f"step {step}: loss {loss}, gradient norm {norm} on the batch "
                 f"[{'; '.join(batch.names)}]; the last good checkpoint is kept: "
                 "lower --learning-rate, or look at these recordings"
             )
-        if self.model.device == "cpu":
-            self.optimizer.step(self.model.grads)
         rate = self.optimizer.learning_rate
         return {"step": self.steps, "loss": loss, "gradient_norm": norm, "learning_rate": rate}
 

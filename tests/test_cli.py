@@ -15,7 +15,8 @@ import tasnet_np
 from tasnet_np import manifest
 from tasnet_np.cli import main
 from tasnet_np.metrics import si_snr
-from tasnet_np.model import Config, ConvTasNet
+from tasnet_np.config import Config
+from tasnet_np.execution import ConvTasNet
 from tasnet_np.train import Recipe, train
 
 CONFIG = Config(filters=16, filter_length=8, bottleneck=8, hidden=12, skip=8, blocks=2, repeats=1)

@@ -16,7 +16,7 @@ from killing import records, run_with_kills, start
 from tasnet_np import UserError, checkpoint
 from tasnet_np.cli import main
 from tasnet_np.files import lock, remove_temporaries
-from tasnet_np.model import Config
+from tasnet_np.config import Config
 from tasnet_np.train import Recipe, resume, train
 
 CONFIG = Config(filters=16, filter_length=8, bottleneck=8, hidden=12, skip=8, blocks=2, repeats=1)

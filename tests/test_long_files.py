@@ -16,7 +16,8 @@ from tasnet_np.denoise import denoise_files, separate
 from tasnet_np.files import UserError
 from tasnet_np.gradcheck import reduced
 from tasnet_np.long_files import FADE_SECONDS, SEAM_DB, Segments
-from tasnet_np.model import PRESETS, ConvTasNet
+from tasnet_np.config import PRESETS
+from tasnet_np.execution import ConvTasNet
 from tasnet_np.optim import Adam
 
 RATE = 8000

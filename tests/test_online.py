@@ -8,7 +8,8 @@ import pytest
 from tasnet_np.audio import resample
 from tasnet_np.gradcheck import reduced
 from tasnet_np.level import fit_level
-from tasnet_np.model import PRESETS, ConvTasNet
+from tasnet_np.config import PRESETS
+from tasnet_np.execution import ConvTasNet
 from tasnet_np.online import OnlineSeparator
 from tasnet_np.streaming import Streamer
 

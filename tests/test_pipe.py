@@ -18,7 +18,8 @@ import tasnet_np
 from tasnet_np.cli import main
 from tasnet_np.files import UserError
 from tasnet_np.gradcheck import reduced
-from tasnet_np.model import PRESETS, ConvTasNet
+from tasnet_np.config import PRESETS
+from tasnet_np.execution import ConvTasNet
 from tasnet_np.online import OnlineSeparator
 from tasnet_np.pipe import ENCODINGS, PCM, Timing, read_wav_header, run, time_streaming, wav_header
 

@@ -17,7 +17,7 @@ import soundfile
 from tasnet_np import UserError, checkpoint
 from tasnet_np.cli import main
 from tasnet_np.metrics import si_snr
-from tasnet_np.model import Config
+from tasnet_np.config import Config
 from tasnet_np.report import held_out_mixtures, noise_kinds, noise_type, peak_frequencies, read_log, report
 from tasnet_np.train import Recipe, train
 

@@ -16,7 +16,8 @@ import tasnet_np
 from tasnet_np import UserError, checkpoint, data, layouts, manifest
 from tasnet_np.data import Batch
 from tasnet_np.evaluate import evaluate
-from tasnet_np.model import Config, ConvTasNet
+from tasnet_np.config import Config
+from tasnet_np.execution import ConvTasNet
 from tasnet_np.optim import warm_up_and_cosine
 from tasnet_np.train import Recipe, Trainer, read_run, read_validation_set, resume, train
 

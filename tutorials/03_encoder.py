@@ -16,7 +16,7 @@ import numpy as np
 from tasnet_np import Config, ConvTasNet, NegativeSISNR, gradcheck, plots
 from tasnet_np.data import Mixer, load_corpus
 from tasnet_np.ops.conv1d import conv1d_backward, conv1d_forward
-from tasnet_np.ops.conv_transpose1d import conv_transpose1d_forward
+from tasnet_np.ops.conv1d import conv_transpose1d_forward
 from tasnet_np.optim import Adam, clip_gradients
 
 companion.where("encoder")

@@ -18,7 +18,8 @@ from tasnet_np.data import Mixer, fixed_batches, load_corpus, mix, split
 from tasnet_np.evaluate import evaluate
 from tasnet_np.layers import NegativeSISNR
 from tasnet_np.metrics import si_snr
-from tasnet_np.model import Config, ConvTasNet
+from tasnet_np.config import Config
+from tasnet_np.execution import ConvTasNet
 from tasnet_np.optim import HalveOnPlateau, clip_gradients
 from tasnet_np.train import Recipe, Trainer
 

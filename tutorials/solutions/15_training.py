@@ -19,7 +19,8 @@ import numpy as np
 from tasnet_np.data import Batch, Corpus, Mixer, fixed_batches, load_corpus, split
 from tasnet_np.evaluate import evaluate
 from tasnet_np.layers import NegativeSISNR
-from tasnet_np.model import Config, ConvTasNet
+from tasnet_np.config import Config
+from tasnet_np.execution import ConvTasNet
 from tasnet_np.optim import Adam
 from tasnet_np.train import Recipe, Trainer
 
