@@ -14,7 +14,6 @@ choose_kernels()  # before anything loads NumPy
 from tasnet_np.checkpoint import load, save
 from tasnet_np.errors import UserError
 from tasnet_np.layers import NegativeSISNR
-from tasnet_np.model import Config, ConvTasNet
 from tasnet_np.streaming import Streamer
 
 __version__ = "0.1.0"

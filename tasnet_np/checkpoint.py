@@ -17,10 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-from tasnet_np.device import move
+from tasnet_np.compute.arrays import move
 from tasnet_np.errors import UserError
 from tasnet_np.safe_files import atomic_path
-from tasnet_np.model import Config, ConvTasNet
+from tasnet_np.config import Config
+from tasnet_np.execution import ConvTasNet
 
 FORMAT, VERSION = "tasnet_np checkpoint", 1
 PRETRAINED = Path(__file__).parent / "pretrained" / "small.npz"

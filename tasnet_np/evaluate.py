@@ -7,7 +7,7 @@ from tasnet_np.audio_files import read
 from tasnet_np.errors import UserError
 from tasnet_np.level import fit_level, rms_db
 from tasnet_np.metrics import PERCEPTUAL, perceptual_measures, sdr, si_snr, without_mean
-from tasnet_np.model import SOURCES
+from tasnet_np.config import SOURCES
 
 SPEECH_COLUMNS = {  # what is measured of the speech at its level, and the head of each column of `table`
     "sdr_db": "SDR", "sdri_db": "SDRi", "stoi_before": "STOI in", "stoi": "STOI", "estoi_before": "ESTOI in",

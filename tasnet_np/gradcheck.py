@@ -14,8 +14,9 @@ from typing import Callable, NamedTuple
 
 import numpy as np
 
+from tasnet_np.config import PRESETS
+from tasnet_np.execution import ConvTasNet
 from tasnet_np.layers import NegativeSISNR
-from tasnet_np.model import PRESETS, ConvTasNet
 from tasnet_np.ops import OPS, Op
 
 TOLERANCE = 1e-6  # of the largest gradient, in float64

@@ -11,9 +11,9 @@ import operator
 
 import numpy as np
 
-from tasnet_np.device import move, move_all, on_gpu, stack, unstack, zeros_for_each
+from tasnet_np.compute.arrays import move, move_all, place_of, stack, unstack, zeros_for_each
 from tasnet_np.ops import OPS
-from tasnet_np.ops.si_snr import negative_mean_cuda
+from tasnet_np.ops.si_snr import negative_mean
 
 PATHS = ("reference", "ops", "fused")  # the NumPy formulas; one op at a time; whole blocks at a time
 
@@ -117,7 +117,7 @@ class NegativeSISNR(OpLayer):
         self.sources = len(weights) - 1
         self.with_sum = bool(weights[-1])
         self.weights = weights if self.with_sum else weights[:-1]
-        self._weights_on_gpu = None
+        self._weights_by_place = {}
 
     def forward(self, estimate, target, keep=True):
         """estimate, target (B, 2, samples) -> the loss, a float; on a GPU an array (1,) that stays there."""
@@ -126,13 +126,15 @@ class NegativeSISNR(OpLayer):
         if self.with_sum:
             estimate, target = _with_sum(estimate), _with_sum(target)
         values = super().forward(estimate, keep=keep, target=target)  # (B, 2 or 3) dB
-        if on_gpu(values):
-            if self._weights_on_gpu is None:
-                self._weights_on_gpu = move(self.weights, "cuda")
-            loss, self._dvalues = negative_mean_cuda(values, self._weights_on_gpu)
-            return loss
-        self._dvalues = np.tile(-self.weights / len(values), (len(values), 1)).astype(values.dtype)
-        return float(-(values @ self.weights).mean())
+        loss, self._dvalues = negative_mean(values, self._weights_beside(values))
+        return loss
+
+    def _weights_beside(self, values):
+        """The weights where the values are, copied there once."""
+        place = place_of(values)
+        if place not in self._weights_by_place:
+            self._weights_by_place[place] = move(self.weights, place)
+        return self._weights_by_place[place]
 
     def backward(self):
         """The gradient of the estimate, (B, 2, samples)."""

@@ -14,7 +14,7 @@ import numpy as np
 from tasnet_np.audio_files import BLOCK, check_finite
 from tasnet_np.errors import UserError
 from tasnet_np.level import LEVEL_DB, about_the_means, gains_of, products_of
-from tasnet_np.model import SOURCES
+from tasnet_np.config import SOURCES
 from tasnet_np.resampling import Resampler
 from tasnet_np.separate import check_answer
 

@@ -4,210 +4,18 @@
                                     |                                       |
                                     +-> norm -> bottleneck -> blocks -> masks (B, 2, N, T)
 
-Every `backward` below is its `forward` read upwards. Letters in comments are those of the paper (Luo and
-Mesgarani, "Conv-TasNet: Surpassing Ideal Time-Frequency Magnitude Masking for Speech Separation").
+Every `backward` below is its `forward` read upwards. Letters in comments are those of the paper (see config.py).
+How a batch is spread over threads, tiles and devices is in execution.py, and changes none of the numbers.
 """
 
-import copy
-import dataclasses
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
-from tasnet_np.device import (
-    contiguous, each, each_in_order, get_threads, move, on_gpu, over_tiles, stack, unstack, window, zeros,
-)  # fmt: skip
+from tasnet_np.compute.arrays import contiguous, stack, unstack, window, zeros
+from tasnet_np.config import NORMS, SOURCES
 from tasnet_np.layers import PATHS, Layer, OpLayer
-from tasnet_np.ops.tcn_block import TILE, tcn_blocks_inference
-
-NORMS = {
-    "gLN": "global_layer_norm",
-    "cLN": "cumulative_layer_norm",
-    "channel": "channel_layer_norm",
-}
-SOURCES = ("speech", "noise")  # C in the paper: two sources, always in this order
-
-
-@dataclass(frozen=True)
-class Config:
-    """Everything that decides the architecture.
-
-    Raises
-    ------
-    ValueError : a combination that cannot work, with the reason
-    """
-
-    sample_rate: int = 8000  # Hz
-    filters: int = 128  # N: filters of the encoder
-    filter_length: int = 16  # L: samples per filter; frames follow each other every L/2 samples
-    bottleneck: int = 64  # B: channels between the blocks (the residual path)
-    hidden: int = 128  # H: channels inside a block
-    skip: int = 64  # Sc: channels of the skip paths
-    kernel: int = 3  # P: taps of the depthwise convolution
-    blocks: int = 6  # X: blocks per repeat, with dilations 1, 2, 4, ...
-    repeats: int = 2  # R: times that the row of blocks is repeated
-    norm: str = "cLN"  # "gLN" (global), "cLN" (cumulative) or "channel" (per frame)
-    causal: bool = True  # no block but the first `lookahead_blocks` sees a later frame
-    lookahead_blocks: int = 0  # first blocks of a causal model that are centred all the same
-    mask_activation: str = "sigmoid"  # or "softmax" (over the sources) or "relu"
-    encoder_activation: str = "linear"  # or "relu"
-    decoders: str = "shared"  # or "separate": one per source
-
-    @classmethod
-    def preset(cls, name):
-        """`small` (laptop default), `paper` (its best model) or `origin` (16 kHz, 32 ms look-ahead)."""
-        if name not in PRESETS:
-            raise ValueError(f"no preset {name!r}: choose one of {', '.join(PRESETS)}")
-        return PRESETS[name]
-
-    def non_causal(self):
-        """The same sizes where every block sees the future and the norms the whole recording, for files only."""
-        return dataclasses.replace(self, norm="gLN", causal=False, lookahead_blocks=0)
-
-    def __post_init__(self):
-        for name in _SIZES:
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(
-                    f"{name} must be one of {', '.join(map(str, choices))}, "
-                    f"not {getattr(self, name)!r}"
-                )
-        if self.filter_length % 2:
-            raise ValueError(
-                f"filter_length must be even, not {self.filter_length}: "
-                "frames overlap by half a filter"
-            )
-        if self.causal and self.norm == "gLN":
-            raise ValueError(
-                "a causal model cannot use gLN, whose mean and variance see the whole recording: "
-                'choose norm="cLN" or "channel", or causal=False'
-            )
-        if not isinstance(self.lookahead_blocks, int) or not (
-            0 <= self.lookahead_blocks <= self.blocks * self.repeats
-        ):
-            raise ValueError(
-                f"lookahead_blocks must be between 0 and the {self.blocks * self.repeats} blocks "
-                f"there are, not {self.lookahead_blocks!r}"
-            )
-        if self.lookahead_blocks and not self.causal:
-            raise ValueError(
-                "lookahead_blocks is for causal models: with causal=False every block looks ahead"
-            )
-
-    @property
-    def hop(self):
-        """Samples from one frame to the next (half a filter)."""
-        return self.filter_length // 2
-
-    def frames(self, samples):
-        """Frames T of a recording of that many samples."""
-        return -(-samples // self.hop) + 1
-
-    def dilation(self, block):
-        """Dilation of a block, counted from 0 over all repeats."""
-        return 2 ** (block % self.blocks)
-
-    def lookahead(self, block):
-        """Frames that one block sees ahead: half its reach where it is centred, else none."""
-        if self.causal and block >= self.lookahead_blocks:
-            return 0
-        return (self.kernel - 1) * self.dilation(block) // 2
-
-    @property
-    def receptive_field_frames(self):
-        """Frames that one frame of the masks depends on (through the convolutions)."""
-        reach = (self.kernel - 1) * (2**self.blocks - 1)
-        return 1 + self.repeats * reach
-
-    @property
-    def receptive_field_seconds(self):
-        samples = (self.receptive_field_frames - 1) * self.hop + self.filter_length
-        return samples / self.sample_rate
-
-    @property
-    def lookahead_frames(self):
-        """Future frames, of those, that one frame of the masks depends on."""
-        return sum(self.lookahead(block) for block in range(self.blocks * self.repeats))
-
-    @property
-    def latency_samples(self):
-        """How long after a sample came in it can leave: a full window, and the look-ahead.
-
-        Output sample t depends on no input sample from t + latency_samples on. math.inf with gLN.
-        """
-        if self.norm == "gLN":
-            return math.inf
-        return self.filter_length + self.lookahead_frames * self.hop
-
-    @property
-    def latency_ms(self):
-        return 1000 * self.latency_samples / self.sample_rate
-
-    @property
-    def parameter_count(self):
-        """Number of learned values."""
-        N, L, B, H, Sc, P = (
-            self.filters, self.filter_length, self.bottleneck, self.hidden, self.skip, self.kernel,
-        )  # fmt: skip
-        C = len(SOURCES)
-        residual, skip = B * H + B, Sc * H + Sc
-        block = (H * B + H) + 1 + 2 * H + (H * P + H) + 1 + 2 * H + residual + skip
-        separator = 2 * N + (B * N + B) + self.blocks * self.repeats * block - residual
-        masks = 1 + (C * N * Sc + C * N)
-        decoders = C if self.decoders == "separate" else 1
-        return N * L + separator + masks + decoders * N * L
-
-    def inference_bytes(self, samples, itemsize=4):
-        """Memory at the peak of a forward pass with keep=False on the fused path, beyond the weights."""
-        N, B, H, Sc = self.filters, self.bottleneck, self.hidden, self.skip
-        T = self.frames(samples)
-        in_tiles = min(T, 2 * TILE)  # what two threads work on
-        # Frames; x and skips before, after, and what is added; a and n.
-        in_a_block = T * (N + 3 * (B + Sc) + H) + in_tiles * H
-        at_the_ends = T * (N + Sc) + in_tiles * (5 * N + Sc)  # frames and skips; of both, masks before and after
-        return itemsize * max(in_a_block, at_the_ends)
-
-    def training_bytes(self, samples, itemsize=4):
-        """Memory at the peak of a training step on the fused path, per example, beyond the weights."""
-        N, B, H, Sc = self.filters, self.bottleneck, self.hidden, self.skip
-        kept_in_blocks = self.blocks * self.repeats * (B + H + 4)  # x, a, and two norms' m and r
-        kept_at_the_ends = 6 * N + 2 * Sc  # the inputs of encoder, masks and decoder
-        gradients = 5 * N  # of the masked frames, the masks and the frames
-        return itemsize * self.frames(samples) * (kept_in_blocks + kept_at_the_ends + gradients)
-
-
-_SIZES = (
-    "sample_rate", "filters", "filter_length", "bottleneck", "hidden", "skip", "kernel", "blocks",
-    "repeats",
-)  # fmt: skip
-_CHOICES = {
-    "norm": tuple(NORMS),
-    "causal": (False, True),
-    "mask_activation": ("sigmoid", "softmax", "relu"),
-    "encoder_activation": ("linear", "relu"),
-    "decoders": ("shared", "separate"),
-}
-
-_PAPER = Config(
-    filters=512, bottleneck=128, hidden=512, skip=128, blocks=8, repeats=3, norm="gLN", causal=False
-)
-PRESETS = {
-    "small": Config(),
-    "paper": _PAPER,
-    "origin": dataclasses.replace(
-        _PAPER,
-        sample_rate=16000,
-        filter_length=32,
-        norm="cLN",
-        causal=True,
-        lookahead_blocks=5,
-        decoders="separate",
-    ),
-}
+from tasnet_np.ops.tcn_block import tcn_blocks_inference
 
 
 class _Factory:
@@ -322,8 +130,8 @@ class FusedTCNBlock(TCNBlock):
         return dx, dskips
 
 
-class ConvTasNet(Layer):
-    """The whole network.
+class Network(Layer):
+    """The whole network, as a chain of layers. `execution.ConvTasNet` is what a user makes of it.
 
     Parameters
     ----------
@@ -359,11 +167,6 @@ class ConvTasNet(Layer):
         names = [f"decoder_{name}" for name in SOURCES] if c.decoders == "separate" else ["decoder"]
         self.decoders = {name: make.decoder() for name in names}
 
-        self.device = "cpu"
-        self._one_by_one = path == "fused"
-        self._copies = []
-        self._expected = None  # the shape of the next backward's argument
-
         self.parts = {
             "encoder": self.encoder,
             "norm": self.norm,
@@ -374,219 +177,67 @@ class ConvTasNet(Layer):
             **self.decoders,
         }
 
-    def to(self, device):
-        """Move the model to "cpu" or "cuda" (see device.choose_device); return it.
-
-        On a GPU `forward` and `backward` take and return arrays there; a NumPy array is brought there, and
-        what it gave is brought back.
-        """
-        if device == "cuda" and self.path == "reference":
-            raise ValueError('path "reference" is NumPy: it cannot run on cuda; use "ops" or "fused"')
-        if device == self.device:
-            return self
-        self._copies = []
-        self._expected = None
-        self.device = device
-        return super().to(device)
-
-    def on_cpu(self):
-        """This model if it is on the CPU, else a copy there."""
-        if self.device == "cpu":
-            return self
-        copied = ConvTasNet(self.config, dtype=self.dtype, path=self.path)
-        for name, array in copied.params.items():
-            array[...] = move(self.params[name], "cpu")
-        return copied
-
     def named_parameters(self):
         """The learned arrays by name: a dict. Write into them in place to change the model."""
         return self.params
 
     def forward(self, mixture, keep=True):
-        """Separate a mixture.
-
-        Parameters
-        ----------
-        mixture : (B, samples) array of the model's dtype, at least one sample
-        keep : False for inference: nothing is remembered for a backward pass
-
-        Returns
-        -------
-        (B, 2, samples) : speech and noise. Their level and sign are arbitrary, as SI-SNR sees neither.
-
-        Raises
-        ------
-        ValueError, TypeError : an array of another shape or dtype
-        """
-        self._check(mixture)
-        self._expected = (len(mixture), len(SOURCES), mixture.shape[1]) if keep else None
-        if self.device == "cuda":
-            sources = self._forward(move(mixture, "cuda"), keep)
-            return sources if on_gpu(mixture) else sources.numpy()
-        if not self._one_by_one or len(mixture) == 1:
-            return self._forward(mixture, keep)
-        networks = self._twins(len(mixture)) if keep else [self] * len(mixture)
-        sources = each(lambda i: networks[i]._forward(mixture[i : i + 1], keep), range(len(mixture)))
-        return np.concatenate(sources)
+        """mixture (B, samples) -> sources (B, 2, samples): speech and noise."""
+        w = self._encode(mixture, keep)  # (B, N, T)
+        skips = self._separate(w, keep)  # (B, Sc, T)
+        masks = self._make_masks(skips, keep)  # (B, 2, N, T)
+        masked = self.multiply.forward(masks, w, keep=keep)  # (B, 2, N, T)
+        return self._cut(self._decode(masked, keep), mixture.shape[1])
 
     def backward(self, dsources):
-        """Set `grads` from the gradient of the sources (B, 2, samples); return the mixture's (B, samples).
+        """dsources (B, 2, samples) -> dmixture (B, samples); sets `grads`."""
+        dmasked = self._decode_backward(self._pad(dsources))
+        dmasks, dw = self.multiply.backward(dmasked)
+        dskips = self._make_masks_backward(dmasks)
+        dw = dw + self._separate_backward(dskips)  # w goes to the masks and is masked
+        return self._encode_backward(dw, dsources.shape[2])
 
-        Raises
-        ------
-        RuntimeError : without a forward (with keep=True) right before it
-        ValueError : a gradient of another shape than the sources
-        """
-        if self._expected is None:
-            raise RuntimeError("backward needs a forward (with keep=True) right before it")
-        if dsources.shape != self._expected:
-            raise ValueError(f"dsources must be {self._expected}, like the sources, not {dsources.shape}")
-        self._expected = None
-        if self.device == "cuda":
-            dmixture = self._backward(move(dsources, "cuda"))
-            return dmixture if on_gpu(dsources) else dmixture.numpy()
-        if not self._one_by_one or len(dsources) == 1:
-            return self._backward(dsources)
-        networks = self._twins(len(dsources))
-        dmixture = each(lambda i: networks[i]._backward(dsources[i : i + 1]), range(len(dsources)))
-        self._sum_gradients(networks)
-        return np.concatenate(dmixture)
-
-    def gradients(self, loss, mixture, sources):
-        """Set `grads` from the loss of a batch, and return the loss.
-
-        The same as `loss.forward(model.forward(mixture), sources)` and both backwards, but on the fused path
-        each thread takes one example from the mixture to its gradients before it begins the next: the memory
-        is that of one example for each thread, however large the batch.
-
-        Parameters
-        ----------
-        loss : a loss that is a mean over the batch, as NegativeSISNR
-        mixture : (B, samples);  sources : (B, 2, samples)
-        """
-        B = len(mixture)
-        if not self._one_by_one or B == 1 or self.device == "cuda":
-            value = loss.forward(self.forward(mixture), sources)
-            self.backward(loss.backward())
-            return value
-        self._check(mixture)
-        self._expected = None
-        idle = self._twins(min(B, get_threads()) + 1)[1:]
-        losses, mine = [], self.grads
-
-        def one(i):
-            network, own_loss = idle.pop(), copy.copy(loss)
-            estimate = network._forward(mixture[i : i + 1], keep=True)
-            value = own_loss.forward(estimate, sources[i : i + 1])
-            network._backward(own_loss.backward() / self.dtype.type(B))
-            grads = network.grads
-            idle.append(network)
-            return value, grads
-
-        def add(result):
-            value, grads = result
-            for name, gradient in grads.items():
-                np.add(mine[name] if losses else 0, gradient, out=mine[name])
-            losses.append(value)
-
-        each_in_order(one, range(B), add)
-        return sum(losses) / B
-
-    def frames(self, mixture):
-        """The encoded mixture (B, samples) -> (B, N, T), to look at."""
-        self._check(mixture)
-        return self._encode(mixture, keep=False)
-
-    def masks(self, mixture):
-        """The masks of a mixture (B, samples) -> (B, 2, N, T), to look at: what each source leaves of the frames."""
-        return self._forward_masks(self._forward_blocks(self.frames(mixture), keep=False), keep=False)
-
-    # A batch on the fused path: each example goes through a network of its own, from one end to the other on
-    # one thread. The networks share their parameters; each has its own caches and gradients.
-
-    def _twins(self, count):
-        """This network and copies of it that share the parameter arrays."""
-        while len(self._copies) < count - 1:
-            # What deepcopy finds in its memo it takes from there: the same arrays, and no copies of copies.
-            shared = {id(array): array for array in self.params.values()}
-            self._copies.append(copy.deepcopy(self, shared | {id(self._copies): []}))
-        return [self, *self._copies[: count - 1]]
-
-    def _sum_gradients(self, networks):
-        """Add the gradients of all examples, in their order, into this network's."""
-        mine = self.grads
-        for network in networks[1:]:
-            for name, gradient in network.grads.items():
-                np.add(mine[name], gradient, out=mine[name])
-
-    def _forward(self, mixture, keep):
-        samples = mixture.shape[1]
-        w = self._encode(mixture, keep)  # (B, N, T)
-        skips = self._forward_blocks(w, keep)  # (B, Sc, T)
-        in_tiles = self._one_by_one and not keep and not on_gpu(w)
-        ends = self._forward_ends_in_tiles if in_tiles else self._forward_ends
-        return window(ends(skips, w, keep), self.config.hop, samples)
+    # The encoder: samples -> frames.
 
     def _encode(self, mixture, keep):
-        w = self.encoder.forward(window(mixture, -self.config.hop, self._padded(mixture.shape[1])), keep=keep)
+        w = self.encoder.forward(self._pad(mixture), keep=keep)
         return self.encoder_activation.forward(w, keep=keep) if self.encoder_activation else w
 
-    def _backward(self, dsources):
-        samples = dsources.shape[2]
-        padded = window(dsources, -self.config.hop, self._padded(samples))
-        dmasks, dw = self.multiply.backward(self._backward_decoders(padded))
-        dw = dw + self._backward_masks(dmasks)
+    def _encode_backward(self, dw, samples):
         if self.encoder_activation:
             dw = self.encoder_activation.backward(dw)
-        dmixture = self.encoder.backward(dw)
-        return window(dmixture, self.config.hop, samples)
+        return self._cut(self.encoder.backward(dw), samples)
 
-    # The separator: frames -> skips -> masks -> samples.
+    # The separator: frames -> skips.
 
-    def _forward_blocks(self, w, keep):
+    def _separate(self, w, keep):
         x = self.bottleneck.forward(self.norm.forward(w, keep=keep), keep=keep)  # (B, B, T)
         skips = zeros((len(x), self.config.skip, x.shape[2]), like=x)  # (B, Sc, T)
-        if self._one_by_one and not keep:
-            return tcn_blocks_inference(x, skips, [(block.arrays, block.op.settings) for block in self.blocks])[1]
         for block in self.blocks:
             x, skips = block.forward(x, skips, keep=keep)
         return contiguous(skips)
 
-    def _forward_masks(self, skips, keep):
-        logits = self.mask.forward(self.prelu.forward(skips, keep=keep), keep=keep)  # (B, C*N, T)
-        logits = logits.reshape(len(logits), len(SOURCES), -1, logits.shape[2])  # source by source
-        return self.mask_activation.forward(logits, keep=keep)  # (B, C, N, T)
-
-    def _forward_ends(self, skips, w, keep):
-        masked = self.multiply.forward(self._forward_masks(skips, keep), w, keep=keep)
-        return self._forward_decoders(masked, keep)
-
-    def _forward_ends_in_tiles(self, skips, w, keep):
-        """The same for inference: threads share the frames, and the masks are never all in memory."""
-        T, hop = w.shape[2], self.config.hop
-        sources = np.zeros((len(w), len(SOURCES), (T + 1) * hop), self.dtype)
-
-        def tile(start, stop):
-            parts = (np.ascontiguousarray(array[:, :, start:stop]) for array in (skips, w))
-            return self._forward_ends(*parts, keep)
-
-        for i, piece in enumerate(over_tiles(tile, T, TILE)):
-            first = i * TILE * hop
-            sources[:, :, first : first + piece.shape[2]] += piece  # neighbours share one hop
-        return sources
-
-    def _backward_masks(self, dmasks):
-        dlogits = self.mask_activation.backward(dmasks)
-        dlogits = dlogits.reshape(len(dmasks), -1, dmasks.shape[-1])
-        dskips = self.prelu.backward(self.mask.backward(dlogits))
+    def _separate_backward(self, dskips):
         dx = zeros((len(dskips), self.config.bottleneck, dskips.shape[2]), like=dskips)
         for block in reversed(self.blocks):
             dx, dskips = block.backward(dx, dskips)
         return self.norm.backward(self.bottleneck.backward(contiguous(dx)))
 
+    # The masks: skips -> masks, source by source.
+
+    def _make_masks(self, skips, keep):
+        logits = self.mask.forward(self.prelu.forward(skips, keep=keep), keep=keep)  # (B, C*N, T)
+        logits = logits.reshape(len(logits), len(SOURCES), -1, logits.shape[2])
+        return self.mask_activation.forward(logits, keep=keep)  # (B, C, N, T)
+
+    def _make_masks_backward(self, dmasks):
+        dlogits = self.mask_activation.backward(dmasks)
+        dlogits = dlogits.reshape(len(dmasks), -1, dmasks.shape[-1])
+        return self.prelu.backward(self.mask.backward(dlogits))
+
     # The decoder, one for all sources or one for each: frames -> samples.
 
-    def _forward_decoders(self, masked, keep):
+    def _decode(self, masked, keep):
         B, C, N, T = masked.shape
         if len(self.decoders) == 1:  # the sources go through as if they were a batch
             (decoder,) = self.decoders.values()
@@ -594,7 +245,7 @@ class ConvTasNet(Layer):
         pairs = zip(self.decoders.values(), unstack(masked))
         return stack([decoder.forward(x, keep=keep) for decoder, x in pairs])
 
-    def _backward_decoders(self, dsources):
+    def _decode_backward(self, dsources):
         B, C, n = dsources.shape
         if len(self.decoders) == 1:
             (decoder,) = self.decoders.values()
@@ -604,14 +255,11 @@ class ConvTasNet(Layer):
         return stack([decoder.backward(dy) for decoder, dy in pairs])
 
     # Padding: one hop of zeros on each side, so that every sample lies under two windows, and as many more
-    # at the end as fill the last window.
+    # at the end as fill the last window. Each of the two is the other's backward.
 
-    def _padded(self, samples):
-        return (self.config.frames(samples) + 1) * self.config.hop
+    def _pad(self, samples):
+        padded = (self.config.frames(samples.shape[-1]) + 1) * self.config.hop
+        return window(samples, -self.config.hop, padded)
 
-    def _check(self, mixture):
-        shape, dtype = np.shape(mixture), getattr(mixture, "dtype", type(mixture).__name__)
-        if dtype != self.dtype:
-            raise TypeError(f"mixture must be a {self.dtype} array like the model, not {dtype}")
-        if len(shape) != 2 or 0 in shape:
-            raise ValueError(f"mixture must be (batch, samples), neither of them 0, not {shape}")
+    def _cut(self, padded, samples):
+        return window(padded, self.config.hop, samples)

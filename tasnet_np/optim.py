@@ -9,122 +9,11 @@ import math
 
 import numpy as np
 
-from tasnet_np.device import (
-    THREADS, block_sum, cpu_kernel, cuda, cuda_kernel, empty, move, on_gpu, runs, tiles, zeros_for_each,
-)  # fmt: skip
+from tasnet_np import updates
+from tasnet_np.compute.arrays import move, place_of, write, zeros_for_each
+from tasnet_np.updates import clip_gradients
 
-BLOCKS = 64  # at most, for a sum over one array on a GPU
-
-
-@cpu_kernel
-def _sum_of_squares_cpu(g):
-    total = 0.0
-    for i in range(g.size):
-        total += np.float64(g[i]) * g[i]
-    return total
-
-
-@cpu_kernel
-def _adam_cpu(theta, m, v, g, rate, beta1, beta2, bias1, bias2, eps, weight_decay):
-    """Adam's formulas below, for every element: one pass where NumPy would need ten."""
-    for i in range(theta.size):
-        gradient = g[i] + weight_decay * theta[i]
-        m[i] = beta1 * m[i] + (1 - beta1) * gradient
-        v[i] = beta2 * v[i] + (1 - beta2) * gradient * gradient
-        theta[i] -= rate * (m[i] / bias1) / (math.sqrt(v[i] / bias2) + eps)
-
-
-# On a GPU. Parameters follow each other in memory, and so do most gradients (see device.runs), so that a launch takes
-# many of them. What changes from step to step is in arrays: a recorded step runs with the same arguments every time.
-
-
-@cuda_kernel
-def _sum_of_squares_cuda(parts, g, first):
-    """Each block's part, in parts[first], parts[first + 1], ..."""
-    scratch = cuda.shared.array(THREADS, np.float64)
-    total = 0.0
-    for i in range(cuda.grid(1), g.size, cuda.gridsize(1)):
-        total += np.float64(g[i]) * np.float64(g[i])
-    total = block_sum(total, scratch)
-    if cuda.threadIdx.x == 0:
-        parts[first + cuda.blockIdx.x] = total
-
-
-@cuda_kernel
-def _norm_cuda(norm, parts):
-    scratch = cuda.shared.array(THREADS, np.float64)
-    total = 0.0
-    for i in range(cuda.threadIdx.x, parts.size, THREADS):
-        total += parts[i]
-    total = block_sum(total, scratch)
-    if cuda.threadIdx.x == 0:
-        norm[0] = math.sqrt(total)
-
-
-@cuda_kernel
-def _clip_cuda(g, norm, max_norm):
-    i = cuda.grid(1)
-    if i < g.size and norm[0] > max_norm:
-        g[i] *= g.dtype.type(max_norm / norm[0])
-
-
-@cuda_kernel
-def _sgd_cuda(theta, v, g, numbers, norm):
-    i, dtype = cuda.grid(1), theta.dtype
-    if i < theta.size and math.isfinite(norm[0]):
-        v[i] = dtype.type(numbers[1]) * v[i] + g[i]
-        theta[i] -= dtype.type(numbers[0]) * v[i]
-
-
-@cuda_kernel
-def _adam_cuda(theta, m, v, g, numbers, norm):
-    """numbers: rate, beta1, beta2, 1 - beta1, 1 - beta2, bias1, bias2, eps, weight_decay, in the dtype of theta."""
-    i = cuda.grid(1)
-    if i < theta.size and math.isfinite(norm[0]):
-        gradient = g[i] + numbers[8] * theta[i]
-        m[i] = numbers[1] * m[i] + numbers[3] * gradient
-        v[i] = numbers[2] * v[i] + numbers[4] * gradient * gradient
-        theta[i] -= numbers[0] * (m[i] / numbers[5]) / (math.sqrt(v[i] / numbers[6]) + numbers[7])
-
-
-@cuda_kernel
-def _average_cuda(average, theta, numbers):
-    i = cuda.grid(1)
-    if i < theta.size:
-        average[i] += numbers[0] * (theta[i] - average[i])
-
-
-def _clip_gradients_cuda(grads, max_norm):
-    arrays = [g for (g,) in runs(list(grads.values()))]
-    blocks = [min(BLOCKS, tiles(g.size)) for g in arrays]
-    parts, norm = (empty((n,), like=arrays[0], dtype=np.float64) for n in (sum(blocks), 1))
-    for i, g in enumerate(arrays):
-        _sum_of_squares_cuda[blocks[i], THREADS](parts, g, sum(blocks[:i]))
-    _norm_cuda[1, THREADS](norm, parts)
-    for g in arrays:
-        _clip_cuda[tiles(g.size), THREADS](g, norm, float(max_norm))
-    return norm
-
-
-def _place(params):
-    """An array from where the parameters are."""
-    return next(iter(params.values()), None)
-
-
-def clip_gradients(grads, max_norm):
-    """Scale all gradients so that their common norm is at most `max_norm`; return the norm before.
-
-    g <- g * min(1, max_norm / |g|),   |g| over all arrays together (Pascanu et al. 2013)
-
-    On a GPU the norm stays there, an array (1,): `float(norm)` waits for it.
-    """
-    if on_gpu(_place(grads)):
-        return _clip_gradients_cuda(grads, max_norm)
-    norm = math.sqrt(sum(_sum_of_squares_cpu(g.reshape(-1)) for g in grads.values()))
-    if norm > max_norm:
-        for g in grads.values():
-            g *= g.dtype.type(max_norm / norm)
-    return norm
+__all__ = ["SGD", "Adam", "HalveOnPlateau", "WeightAverage", "clip_gradients", "warm_up_and_cosine"]
 
 
 class SGD:
@@ -137,31 +26,24 @@ class SGD:
         self.params = params
         self.learning_rate = learning_rate
         self.momentum = momentum
-        self.numbers = None  # on a GPU
+        self.numbers = None  # of this step
         self.steps = 0
         self.v = zeros_for_each(params)
 
     def step(self, grads):
+        """Change the parameters."""
+        self.count()
+        self.update(grads)
+
+    def count(self):
+        """Begin a step: have this step's numbers where the parameters are."""
         self.steps += 1
-        if on_gpu(_place(self.params)):
-            self.count_on_gpu()
-            self.update_on_gpu(grads)
-            return
-        for name, theta in self.params.items():
-            v = self.v[name]
-            v *= self.momentum
-            v += grads[name]
-            theta -= self.learning_rate * v
+        numbers = np.array([self.learning_rate, self.momentum])
+        self.numbers = _beside(self.params, self.numbers, numbers)
 
-    def count_on_gpu(self):
-        """Send this step's numbers to the GPU."""
-        self.numbers = _sent(self.numbers, [self.learning_rate, self.momentum], np.float64)
-
-    def update_on_gpu(self, grads, norm=None):
-        """Change the parameters, unless `norm`, the clipped gradient's (1,), is not finite."""
-        norm = self.numbers if norm is None else norm  # the numbers are finite
-        for theta, v, g in runs(*_columns(self.params, self.v, grads)):
-            _sgd_cuda[tiles(theta.size), THREADS](theta, v, g, self.numbers, norm)
+    def update(self, grads, norm=None):
+        """Change the parameters, unless `norm`, that of the gradient, is not finite."""
+        updates.sgd(self.params, self.v, grads, self.numbers, norm)
 
     def state(self):
         """What a checkpoint has to hold: numbers and arrays, by name."""
@@ -171,7 +53,7 @@ class SGD:
     def restore(self, numbers, arrays):
         """Continue from what `state` returned."""
         self.steps, self.learning_rate = numbers["steps"], numbers["learning_rate"]
-        _write(self.v, {name: arrays[f"v.{name}"] for name in self.v})
+        _write_all(self.v, {name: arrays[f"v.{name}"] for name in self.v})
 
 
 class Adam:
@@ -193,34 +75,25 @@ class Adam:
         self.steps = 0  # t in the paper
         self.m = zeros_for_each(params)
         self.v = zeros_for_each(params)
-        self.numbers = None  # on a GPU
+        self.numbers = None  # of this step
 
     def step(self, grads):
+        """Change the parameters."""
+        self.count()
+        self.update(grads)
+
+    def count(self):
+        """Begin a step: have this step's numbers where the parameters are."""
         self.steps += 1
-        if on_gpu(_place(self.params)):
-            self.count_on_gpu()
-            self.update_on_gpu(grads)
-            return
-        beta1, beta2 = self.betas
-        bias1, bias2 = 1 - beta1**self.steps, 1 - beta2**self.steps
-        for name, theta in self.params.items():
-            arrays = (array.reshape(-1) for array in (theta, self.m[name], self.v[name], grads[name]))
-            numbers = (self.learning_rate, beta1, beta2, bias1, bias2, self.eps, self.weight_decay)
-            _adam_cpu(*arrays, *(theta.dtype.type(number) for number in numbers))
-
-    def count_on_gpu(self):
-        """Send this step's numbers to the GPU."""
-        dtype = _place(self.params).dtype
+        dtype = _dtype(self.params)
         bias1, bias2 = (1 - beta**self.steps for beta in self.betas)
-        beta1, beta2 = map(dtype.type, self.betas)  # rounded before 1 - beta, as in the loop above
+        beta1, beta2 = map(dtype.type, self.betas)  # rounded before 1 - beta
         numbers = [self.learning_rate, beta1, beta2, 1 - beta1, 1 - beta2, bias1, bias2, self.eps, self.weight_decay]
-        self.numbers = _sent(self.numbers, numbers, dtype)
+        self.numbers = _beside(self.params, self.numbers, np.array(numbers, dtype))
 
-    def update_on_gpu(self, grads, norm=None):
-        """Change the parameters, unless `norm`, the clipped gradient's (1,), is not finite."""
-        norm = self.numbers if norm is None else norm  # the numbers are finite
-        for theta, m, v, g in runs(*_columns(self.params, self.m, self.v, grads)):
-            _adam_cuda[tiles(theta.size), THREADS](theta, m, v, g, self.numbers, norm)
+    def update(self, grads, norm=None):
+        """Change the parameters, unless `norm`, that of the gradient, is not finite."""
+        updates.adam(self.params, self.m, self.v, grads, self.numbers, norm)
 
     def state(self):
         """What a checkpoint has to hold: numbers and arrays, by name."""
@@ -233,32 +106,28 @@ class Adam:
         """Continue from what `state` returned."""
         self.steps, self.learning_rate = numbers["steps"], numbers["learning_rate"]
         for k, moment in (("m", self.m), ("v", self.v)):
-            _write(moment, {name: arrays[f"{k}.{name}"] for name in self.params})
+            _write_all(moment, {name: arrays[f"{k}.{name}"] for name in self.params})
 
 
-def _sent(array, numbers, dtype):
-    """Numbers on the GPU, in the array that already holds the last ones if there is one."""
-    numbers = np.array(numbers, dtype)
-    if array is None:
-        return move(numbers, "cuda")
-    array.copy_from(numbers)
+def _dtype(params):
+    return next(iter(params.values())).dtype if params else np.dtype(np.float32)
+
+
+def _beside(params, array, numbers):
+    """Numbers where the parameters are; on a GPU in the array that held the last ones, if there is one."""
+    place = place_of(next(iter(params.values()), None))
+    if array is None or place == "cpu":
+        return move(numbers, place)
+    write(array, numbers)
     return array
 
 
-def _columns(params, *others):
-    """Lists of the arrays of several dicts, in the order of the parameters."""
-    return [[arrays[name] for name in params] for arrays in (params, *others)]
-
-
-def _write(arrays, stored):
+def _write_all(arrays, stored):
     """Overwrite each array with the stored one of its name."""
     for name, array in arrays.items():
         if array.shape != stored[name].shape:
             raise ValueError(f"{name} is {array.shape}, stored is {stored[name].shape}")
-        if on_gpu(array):
-            array.copy_from(stored[name].astype(array.dtype))
-        else:
-            array[...] = stored[name]
+        write(array, stored[name])
 
 
 class HalveOnPlateau:
@@ -332,31 +201,27 @@ class WeightAverage:
     def __init__(self, params, decay):
         self.params, self.decay, self.updates = params, decay, 0
         self.average = zeros_for_each(params) if decay else {}
-        self.numbers = None  # on a GPU
-        _write(self.average, {name: move(params[name], "cpu") for name in self.average})
+        self.numbers = None  # of this step
+        _write_all(self.average, {name: move(params[name], "cpu") for name in self.average})
 
     def update(self):
         """Take the parameters in, after a step."""
         self.updates += 1
         d = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        if self.average and on_gpu(_place(self.params)):
-            self.numbers = _sent(self.numbers, [1 - d], _place(self.params).dtype)
-            for average, theta in runs(*_columns(self.average, self.params)):
-                _average_cuda[tiles(theta.size), THREADS](average, theta, self.numbers)
-            return
-        for name, average in self.average.items():
-            average += average.dtype.type(1 - d) * (self.params[name] - average)
+        if self.average:
+            self.numbers = _beside(self.params, self.numbers, np.array([1 - d], _dtype(self.params)))
+            updates.move_average(self.average, self.params, self.numbers)
 
     @contextlib.contextmanager
     def applied(self):
         """Meanwhile the parameters hold the average; afterwards, to the bit, what they held before."""
         averaged = {name: self.params[name] for name in self.average}
         before = {name: np.array(move(theta, "cpu")) for name, theta in averaged.items()}
-        _write(averaged, {name: move(average, "cpu") for name, average in self.average.items()})
+        _write_all(averaged, {name: move(average, "cpu") for name, average in self.average.items()})
         try:
             yield
         finally:
-            _write(averaged, before)
+            _write_all(averaged, before)
 
     def state(self):
         """What a checkpoint has to hold: a number and arrays, by name."""
@@ -365,4 +230,4 @@ class WeightAverage:
     def restore(self, updates, arrays):
         """Continue from what `state` returned."""
         self.updates = updates
-        _write(self.average, {name: arrays[f"average.{name}"] for name in self.average})
+        _write_all(self.average, {name: arrays[f"average.{name}"] for name in self.average})

@@ -9,7 +9,7 @@ import numpy as np
 
 from tasnet_np.separate import separate
 from tasnet_np.html_page import picture, section, spectrogram_picture, table, wav
-from tasnet_np.model import SOURCES
+from tasnet_np.config import SOURCES
 from tasnet_np.plots import figure, spectrogram
 
 FEW_TYPES = 12  # so many kinds of noise are shown, the best and the worst of them

@@ -21,7 +21,7 @@ from tasnet_np.augment import Augmentation
 from tasnet_np.clock import Goal
 from tasnet_np.errors import UserError
 from tasnet_np.safe_files import atomic_path, lock, remove_temporaries
-from tasnet_np.model import Config
+from tasnet_np.config import Config
 from tasnet_np.recipe import Recipe
 
 

@@ -13,7 +13,7 @@ import math
 import numpy as np
 
 from tasnet_np.level import RunningLevel
-from tasnet_np.model import SOURCES
+from tasnet_np.config import SOURCES
 from tasnet_np.resampling import Resampler
 from tasnet_np.streaming import Streamer
 

@@ -18,7 +18,7 @@ import math
 import time
 
 from tasnet_np.errors import UserError
-from tasnet_np.model import SOURCES
+from tasnet_np.config import SOURCES
 from tasnet_np.pcm_stream import ENCODINGS, PCM, frames_of, read_wav_header, wav_header
 from tasnet_np.sound_stream import SoundStream
 from tasnet_np.stream_timing import Timing

@@ -18,7 +18,7 @@ from tasnet_np.corpus import CACHE_BYTES
 from tasnet_np.mixing import Mixer, Prefetcher
 from tasnet_np.errors import UserError
 from tasnet_np.interrupts import stop_on_interrupt
-from tasnet_np.model import ConvTasNet
+from tasnet_np.execution import ConvTasNet
 from tasnet_np.progress import Progress
 from tasnet_np.run_folder import RunData, RunFolder, RunSettings
 from tasnet_np.run_log import RunLog, peak_memory_mb, recorded_times

@@ -2,12 +2,13 @@
 
 import numpy as np
 
-from tasnet_np import checkpoint, gpu_training
-from tasnet_np.device import move
+from tasnet_np import checkpoint
+from tasnet_np.compute.arrays import move
 from tasnet_np.evaluate import evaluate
 from tasnet_np.errors import UserError
 from tasnet_np.layers import NegativeSISNR
-from tasnet_np.optim import Adam, HalveOnPlateau, WeightAverage, clip_gradients, warm_up_and_cosine
+from tasnet_np.optim import Adam, HalveOnPlateau, WeightAverage, warm_up_and_cosine
+from tasnet_np.step import Step
 
 NORMS_EVERY = 20  # steps from one record of every part's gradient norm to the next
 STORED = ("best_si_snri", "without_best", "seconds", "fraction")  # attributes that a checkpoint has
@@ -34,7 +35,7 @@ class Trainer:
         self.without_best = 0  # validations since the best one
         self.seconds = 0.0  # of training so far
         self.fraction = 0.0  # of the run that is over
-        self.gpu_step = gpu_training.Step(model, self.loss, self.optimizer, recipe.clip)
+        self.update = Step(model, self.loss, self.optimizer, recipe.clip)
 
     @property
     def steps(self):
@@ -107,19 +108,13 @@ class Trainer:
             The loss or the gradient is not finite. The model is left as it was.
         """
         step = self.steps + 1
-        if self.model.device == "cuda":
-            loss, norm = self.gpu_step(batch)
-        else:
-            loss = self.model.gradients(self.loss, batch.mixture, batch.sources)
-            norm = clip_gradients(self.model.grads, self.recipe.clip)
+        loss, norm = self.update(batch)
         if not (np.isfinite(loss) and np.isfinite(norm)):
             raise UserError(
                 f"step {step}: loss {loss}, gradient norm {norm} on the batch "
                 f"[{'; '.join(batch.names)}]; the last good checkpoint is kept: "
                 "lower --learning-rate, or look at these recordings"
             )
-        if self.model.device == "cpu":
-            self.optimizer.step(self.model.grads)
         rate = self.optimizer.learning_rate
         return {"step": self.steps, "loss": loss, "gradient_norm": norm, "learning_rate": rate}
 

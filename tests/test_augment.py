@@ -141,7 +141,8 @@ def test_half_of_the_examples_are_upside_down_and_otherwise_the_same():
 
 
 def test_the_network_hears_polarity():
-    from tasnet_np.model import Config, ConvTasNet
+    from tasnet_np.config import Config
+    from tasnet_np.execution import ConvTasNet
 
     model, signal = ConvTasNet(Config(filters=16, bottleneck=8, hidden=16, skip=8, blocks=2, repeats=1)), gaussian(400)[None]
     upside_down = -model.forward(-signal)

@@ -16,7 +16,8 @@ import tasnet_np
 from tasnet_np import manifest
 from tasnet_np.commands.main import main
 from tasnet_np.metrics import si_snr
-from tasnet_np.model import Config, ConvTasNet
+from tasnet_np.config import Config
+from tasnet_np.execution import ConvTasNet
 from tasnet_np.recipe import Recipe
 from tasnet_np.train import train
 

@@ -18,13 +18,12 @@ import pytest
 from tasnet_np import checkpoint
 from tasnet_np.commands.main import main
 from tasnet_np.mixing import Batch
-from tasnet_np.device import (
-    SIMULATED, THREADS, CudaGraph, choose_device, cuda_problem, move, move_all, on_gpu, runs, stack, unstack, window,
-    zeros,
-)  # fmt: skip
+from tasnet_np.compute.gpu import CudaGraph, SIMULATED, THREADS, choose_device, cuda_problem, joined
+from tasnet_np.compute.arrays import move, move_all, stack, unstack, window, write, zeros
 from tasnet_np.gradcheck import CASES, reduced, relative_error, upstream
 from tasnet_np.layers import NegativeSISNR
-from tasnet_np.model import PRESETS, ConvTasNet
+from tasnet_np.config import PRESETS
+from tasnet_np.execution import ConvTasNet
 from tasnet_np.ops import OPS
 from tasnet_np.optim import SGD, Adam, WeightAverage, clip_gradients
 from tasnet_np.recipe import Recipe
@@ -180,7 +179,7 @@ def test_a_product_over_many_tiles():
         assert relative_error(gradient.numpy(), reference) <= FLOAT64
 
 
-# What device.py does with arrays.
+# Memory, and arrays.
 
 
 @needs_gpu
@@ -225,10 +224,10 @@ def test_freed_memory_is_used_again_and_never_while_a_view_is_alive():
 def test_arrays_in_a_row_are_joined_only_where_all_columns_are():
     values = {name: np.full(size, i, float) for i, (name, size) in enumerate({"a": 3, "b": 2, "c": 4}.items())}
     row = list(move_all(values, "cuda").values())
-    ((joined,),) = runs(row)
+    ((joined,),) = joined(row)
     np.testing.assert_array_equal(joined.numpy(), [0, 0, 0, 1, 1, 2, 2, 2, 2])
     apart = [row[0], row[1], move(values["c"], "cuda")]
-    assert [[array.size for array in columns] for columns in runs(row, apart)] == [[5, 5], [4, 4]]
+    assert [[array.size for array in columns] for columns in joined(row, apart)] == [[5, 5], [4, 4]]
 
 
 # The optimisers, the model and training.
@@ -346,9 +345,9 @@ def test_after_the_second_step_nothing_is_allocated():
     trainer = Trainer(ConvTasNet(tiny("small")).to("cuda"), Recipe())
     for _ in range(2):
         trainer.step(batch_of(0))
-    before = trainer.gpu_step.graph.pool.allocations
+    before = trainer.update.work.pool.allocations
     trainer.step(batch_of(1))
-    assert trainer.gpu_step.graph.pool.allocations == before > 0
+    assert trainer.update.work.pool.allocations == before > 0
 
 
 @needs_gpu
@@ -357,10 +356,10 @@ def test_recorded_steps_have_the_bits_of_those_that_are_not():
     for step in range(1 if SIMULATED else 5):  # the third is recorded
         records = [trainer.step(batch_of(step)) for trainer in trainers]
         assert records[0] == records[1]
-        trainers[1].gpu_step.graph.problem = "not wanted here"
+        trainers[1].update.work.problem = "not wanted here"
     for a, b in zip(*(trainer.model.params.values() for trainer in trainers), strict=True):
         np.testing.assert_array_equal(a.numpy(), b.numpy())
-    recorded, not_recorded = (trainer.gpu_step.graph for trainer in trainers)
+    recorded, not_recorded = (trainer.update.work for trainer in trainers)
     assert not_recorded.graph is None
     cannot = ("simulated", "ImportError", "ModuleNotFoundError")  # the built-in numba.cuda
     assert recorded.graph is not None or recorded.problem.startswith(cannot)
@@ -417,10 +416,7 @@ def test_the_average_of_the_weights_is_that_of_the_cpu():
 
 def _add_one(params):
     for theta in params.values():
-        if on_gpu(theta):
-            theta.copy_from(theta.numpy() + 1)
-        else:
-            theta += 1
+        write(theta, move(theta, "cpu") + 1)
 
 
 @needs_gpu

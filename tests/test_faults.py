@@ -16,7 +16,7 @@ from killing import records, run_with_kills, start
 from tasnet_np import UserError, checkpoint
 from tasnet_np.commands.main import main
 from tasnet_np.safe_files import lock, remove_temporaries
-from tasnet_np.model import Config
+from tasnet_np.config import Config
 from tasnet_np.recipe import Recipe
 from tasnet_np.train import resume, train
 from tasnet_np.trainer import Trainer

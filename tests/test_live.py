@@ -12,7 +12,8 @@ from tasnet_np.commands.main import main
 from tasnet_np.errors import UserError
 from tasnet_np.gradcheck import reduced
 from tasnet_np.live import Processor, run
-from tasnet_np.model import PRESETS, ConvTasNet
+from tasnet_np.config import PRESETS
+from tasnet_np.execution import ConvTasNet
 from tasnet_np.sound_stream import SoundStream
 
 MODEL = ConvTasNet(reduced(PRESETS["origin"]))

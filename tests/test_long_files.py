@@ -11,15 +11,14 @@ import soundfile
 from tasnet_np import Config, NegativeSISNR, audio_files, denoise
 from tasnet_np.audio_files import read
 from tasnet_np.commands.main import main
-from tasnet_np.mixing import Mixer
 from tasnet_np.corpus import load_corpus
 from tasnet_np.denoise import denoise_files
-from tasnet_np.separate import separate
 from tasnet_np.errors import UserError
 from tasnet_np.gradcheck import reduced
 from tasnet_np.long_files import FADE_SECONDS, SEAM_DB, Segments
 from tasnet_np.mixing import Mixer
-from tasnet_np.model import PRESETS, ConvTasNet
+from tasnet_np.config import PRESETS
+from tasnet_np.execution import ConvTasNet
 from tasnet_np.optim import Adam
 from tasnet_np.separate import separate
 

@@ -11,7 +11,8 @@ import pytest
 
 from tasnet_np.gradcheck import TOLERANCE, check_model, directional_error, reduced
 from tasnet_np.layers import PATHS, NegativeSISNR
-from tasnet_np.model import PRESETS, Config, ConvTasNet
+from tasnet_np.config import Config, PRESETS
+from tasnet_np.execution import ConvTasNet
 from tasnet_np.optim import Adam
 
 each_preset = pytest.mark.parametrize("preset", PRESETS)
@@ -315,10 +316,12 @@ def test_memory_is_what_config_says(preset):
 @pytest.mark.parametrize("lookahead_blocks", [0, 6])
 def test_inference_in_tiles_gives_the_same_numbers(norm, lookahead_blocks, monkeypatch):
     """Tiles much shorter than the receptive field, of which the last is not full; on one thread and on two."""
-    from tasnet_np import device
-    from tasnet_np.ops import tcn_block
+    from tasnet_np import execution
+    from tasnet_np.compute import cpu
+    from tasnet_np.ops import tcn_block_cpu
 
-    monkeypatch.setattr(tcn_block, "TILE", 7)
+    monkeypatch.setattr(tcn_block_cpu, "TILE", 7)
+    monkeypatch.setattr(execution, "TILE", 7)
     causal = norm != "gLN"
     config = dataclasses.replace(
         reduced(PRESETS["small"]), norm=norm, causal=causal, lookahead_blocks=lookahead_blocks if causal else 0
@@ -327,7 +330,7 @@ def test_inference_in_tiles_gives_the_same_numbers(norm, lookahead_blocks, monke
     expected = model.forward(mixture)
     results = []
     for threads in (1, 2):
-        monkeypatch.setattr(device, "_threads", threads)
+        monkeypatch.setattr(cpu, "_threads", threads)
         results.append(model.forward(mixture, keep=False))
         np.testing.assert_allclose(results[-1], expected, rtol=1e-9, atol=1e-12)
     assert results[0].tobytes() == results[1].tobytes()
@@ -338,7 +341,7 @@ def test_training_asks_the_system_for_no_memory_after_its_first_steps():
     script = """if True:
         import resource, numpy as np
         from tasnet_np import Config, ConvTasNet, NegativeSISNR
-        from tasnet_np.device import keep_freed_memory
+        from tasnet_np.compute.cpu import keep_freed_memory
         keep_freed_memory()
         model, loss = ConvTasNet(Config.preset("small")), NegativeSISNR()
         x, t = np.random.randn(2, 16000).astype("f"), np.random.randn(2, 2, 16000).astype("f")
@@ -357,10 +360,10 @@ def test_training_asks_the_system_for_no_memory_after_its_first_steps():
 
 @pytest.mark.parametrize("path", ["ops", "fused"])
 def test_a_training_step_has_the_same_bits_on_any_number_of_threads(path, monkeypatch):
-    from tasnet_np import device
+    from tasnet_np.compute import cpu
 
     def step(threads):
-        monkeypatch.setattr(device, "_threads", threads)
+        monkeypatch.setattr(cpu, "_threads", threads)
         model, loss = ConvTasNet(reduced(PRESETS["origin"]), path=path), NegativeSISNR()
         rng = np.random.default_rng(0)
         mixture = rng.standard_normal((5, 400)).astype(np.float32)

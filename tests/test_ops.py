@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from tasnet_np import ops
-from tasnet_np.device import get_threads, set_threads
+from tasnet_np.compute.cpu import get_threads, set_threads
 from tasnet_np.gradcheck import (
     CASES, TOLERANCE, check_gradients, check_op, relative_error, upstream,
 )  # fmt: skip
-from tasnet_np.ops import OPS, tcn_block
+from tasnet_np.ops import OPS, tcn_block_cpu
 from tasnet_np.ops.norms import cumulative_layer_norm_backward_ref, global_layer_norm_backward_ref
 
 FLOAT32 = 1e-5  # largest error of a float32 kernel, relative to the largest value
@@ -312,7 +312,7 @@ def test_arrays_that_do_not_fit_are_refused(call, error, words):
 @pytest.mark.parametrize("norm", ["global_layer_norm", "cumulative_layer_norm", "channel_layer_norm"])
 def test_a_block_is_its_reference_over_pieces_and_tiles_of_the_cpu(norm, dilation, lookahead):
     """The sizes in the table are small: here the frames take several pieces, and the products have whole tiles and rests."""
-    op, T = OPS["tcn_block"], 2 * tcn_block.PIECE + tcn_block.SOME + 7
+    op, T = OPS["tcn_block"], 2 * tcn_block_cpu.WINDOW + tcn_block_cpu.CHUNK + 7
     H, C, Sc, K = 70, 35, 40, 3
     rng = np.random.default_rng(0)
     shapes = (1, C, T), (1, Sc, T), (H, C), H, 1, H, H, (H, K), H, 1, H, H, (Sc, H), Sc, (C, H), C

@@ -12,7 +12,7 @@ from tasnet_np import audio_files, resampling
 from tasnet_np.checkpoint import PRETRAINED
 from tasnet_np.commands.main import main
 from tasnet_np.metrics import si_snr
-from tasnet_np.model import Config
+from tasnet_np.config import Config
 
 NOISY = Path(__file__).parents[1] / "data" / "noisy"
 

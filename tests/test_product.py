@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tasnet_np.product import FRAMES, VECTOR, WIDE, add_product_over_time, panels, product
+from tasnet_np.compute.cpu_product import FRAMES, VECTOR, WIDE, add_product_over_time, panels, product_with_weight
 
 
 def columns(dtype):
@@ -32,7 +32,7 @@ def test_product_is_x_times_w_transposed(T, dtype):
             expected = x.astype(np.float64) @ w.T.astype(np.float64)
             for arranged in (panels(w), panels(np.ascontiguousarray(w.T).T)):
                 y = np.full((T, M), np.nan, dtype)
-                product(y, x, arranged)
+                product_with_weight(y, x, arranged)
                 np.testing.assert_allclose(y, expected, **tolerance(dtype))
 
 
@@ -52,10 +52,10 @@ def test_frames_have_the_same_bits_wherever_a_tile_begins():
     M, K = 2 * columns("float32") + 5, 50
     x, w = draw("float32", (7 * FRAMES, K), (M, K))
     whole, pieces = np.empty((2, len(x), M), np.float32)
-    product(whole, x, panels(w))
+    product_with_weight(whole, x, panels(w))
     for start in range(0, len(x), FRAMES + 3):
         stop = min(start + FRAMES + 3, len(x))
-        product(pieces[start:stop], x[start:stop], panels(w))
+        product_with_weight(pieces[start:stop], x[start:stop], panels(w))
     last = len(x) - len(x) % (FRAMES + 3)
     np.testing.assert_array_equal(whole[:last], pieces[:last])
 
@@ -64,6 +64,6 @@ def test_a_number_that_is_not_one_stays_in_its_frame():
     x, w = draw("float32", (4 * FRAMES, 40), (3 * columns("float32"), 40))
     x[FRAMES + 1, 7] = np.nan
     y = np.empty((len(x), len(w)), np.float32)
-    product(y, x, panels(w))
+    product_with_weight(y, x, panels(w))
     assert np.isnan(y).all(axis=1).nonzero()[0].tolist() == [FRAMES + 1]
     assert np.isnan(y).sum() == len(w)

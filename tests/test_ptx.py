@@ -21,17 +21,18 @@ import numpy as np
 import pytest
 
 import tasnet_np
-from tasnet_np import device, gpu_training
-from tasnet_np.gpu_training import Step
+from tasnet_np.compute import arrays, gpu
+from tasnet_np.step import Step
 from tasnet_np.gradcheck import CASES, reduced, upstream
 from tasnet_np.layers import NegativeSISNR
-from tasnet_np.model import PRESETS, ConvTasNet
+from tasnet_np.config import PRESETS
+from tasnet_np.execution import ConvTasNet
 from tasnet_np.optim import SGD, Adam, WeightAverage
 
 ARCHITECTURES = [(8, 0), (9, 0)]
 DTYPES = [np.float32, np.float64]
 
-pytestmark = pytest.mark.skipif(device.SIMULATED, reason="the simulator compiles nothing")
+pytestmark = pytest.mark.skipif(gpu.SIMULATED, reason="the simulator compiles nothing")
 
 
 class _Memory:
@@ -55,7 +56,7 @@ def all_kernels():
             continue
         for name, value in vars(importlib.import_module(module.name)).items():
             kernel = getattr(value, "kernel", value)  # a Product has one
-            if isinstance(kernel, device.CudaKernel):
+            if isinstance(kernel, gpu.CudaKernel):
                 kernels[f"{kernel.__module__.removeprefix('tasnet_np.')}.{kernel.__name__}"] = kernel
     return kernels
 
@@ -66,22 +67,22 @@ def only_noting():
     noted = collections.defaultdict(set)
 
     def launch(kernel, configuration, arguments):
-        noted[kernel].add(tuple(map(numba.typeof, map(device._numba_argument, arguments))))
+        noted[kernel].add(tuple(map(numba.typeof, map(gpu._numba_argument, arguments))))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(device, "_launch", launch)
-        patch.setattr(device, "_pool_in_use", _Memory())
-        patch.setattr(device, "_Pool", _Memory)
-        patch.setattr(gpu_training, "pinned_like", np.empty_like)
-        patch.setattr(device.CudaArray, "copy_from", lambda self, array: None)
-        patch.setattr(device.CudaArray, "numpy", lambda self: np.zeros(self.shape, self.dtype))
+        patch.setattr(gpu, "_launch", launch)
+        patch.setattr(gpu, "_memory_in_use", _Memory())
+        patch.setattr(gpu, "_MemoryPool", _Memory)
+        patch.setattr(arrays, "pinned_like", np.empty_like)
+        patch.setattr(gpu.CudaArray, "copy_from", lambda self, array: None)
+        patch.setattr(gpu.CudaArray, "numpy", lambda self: np.zeros(self.shape, self.dtype))
         yield noted
 
 
 def _to_gpu(value):
     if isinstance(value, tuple):
         return tuple(map(_to_gpu, value))
-    return device.move(value, "cuda") if isinstance(value, np.ndarray) else value
+    return arrays.move(value, "cuda") if isinstance(value, np.ndarray) else value
 
 
 def _run_every_op(dtype):

@@ -115,7 +115,7 @@ def test_the_table_of_recipes(recipe):
 
 def test_a_short_series(recipe, recordings, tmp_path, monkeypatch, capsys):
     """Three recipes of a few steps, each with another speaker held out by another seed; a second call finds all done."""
-    from tasnet_np.model import Config
+    from tasnet_np.config import Config
 
     small = Config(filters=16, filter_length=8, bottleneck=8, hidden=12, skip=8, blocks=2, repeats=1)
     monkeypatch.setattr(Config, "preset", classmethod(lambda cls, name: small))

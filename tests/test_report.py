@@ -17,7 +17,7 @@ import soundfile
 from tasnet_np import UserError, checkpoint
 from tasnet_np.commands.main import main
 from tasnet_np.metrics import si_snr
-from tasnet_np.model import Config
+from tasnet_np.config import Config
 from tasnet_np.recipe import Recipe
 from tasnet_np.report import held_out_mixtures, report
 from tasnet_np.report_sections import noise_kinds, noise_type, peak_frequencies

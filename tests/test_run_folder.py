@@ -10,7 +10,7 @@ import pytest
 
 from tasnet_np import UserError
 from tasnet_np.clock import Goal
-from tasnet_np.model import Config
+from tasnet_np.config import Config
 from tasnet_np.recipe import Recipe
 from tasnet_np.run_folder import RunData, RunFolder, RunSettings
 

@@ -7,7 +7,8 @@ import pytest
 
 from tasnet_np.gradcheck import reduced
 from tasnet_np.level import fit_level
-from tasnet_np.model import PRESETS, ConvTasNet
+from tasnet_np.config import PRESETS
+from tasnet_np.execution import ConvTasNet
 from tasnet_np.resampling import resample
 from tasnet_np.sound_stream import SoundStream
 from tasnet_np.streaming import Streamer

@@ -17,7 +17,8 @@ import tasnet_np
 from tasnet_np.commands.main import main
 from tasnet_np.errors import UserError
 from tasnet_np.gradcheck import reduced
-from tasnet_np.model import PRESETS, ConvTasNet
+from tasnet_np.config import PRESETS
+from tasnet_np.execution import ConvTasNet
 from tasnet_np.pcm_stream import ENCODINGS, PCM
 from tasnet_np.sound_stream import SoundStream
 from tasnet_np.stream import run

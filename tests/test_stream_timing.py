@@ -5,7 +5,8 @@ import pytest
 import tasnet_np
 from tasnet_np.commands.main import main
 from tasnet_np.gradcheck import reduced
-from tasnet_np.model import PRESETS, ConvTasNet
+from tasnet_np.config import PRESETS
+from tasnet_np.execution import ConvTasNet
 from tasnet_np.stream_timing import Timing, time_streaming
 
 RATE = 8000

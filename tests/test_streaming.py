@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasnet_np.gradcheck import reduced
-from tasnet_np.model import PRESETS, Config, ConvTasNet
-from tasnet_np.ops.norms import EPS
+from tasnet_np.config import Config, PRESETS
+from tasnet_np.execution import ConvTasNet
+from tasnet_np.ops.frame_statistics import EPS
 from tasnet_np.streaming import TOGETHER, Streamer
 
 STREAMABLE = ("small", "origin")

@@ -20,7 +20,8 @@ import torch_peer as peer
 
 from tasnet_np.gradcheck import CASES, relative_error, upstream
 from tasnet_np.layers import NegativeSISNR
-from tasnet_np.model import Config, ConvTasNet
+from tasnet_np.config import Config
+from tasnet_np.execution import ConvTasNet
 from tasnet_np.ops import OPS
 from tasnet_np.optim import SGD, Adam, HalveOnPlateau, clip_gradients
 

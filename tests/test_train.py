@@ -17,7 +17,8 @@ from tasnet_np import UserError, checkpoint, layouts, manifest
 from tasnet_np.clock import Goal
 from tasnet_np.mixing import Batch
 from tasnet_np.evaluate import evaluate
-from tasnet_np.model import Config, ConvTasNet
+from tasnet_np.config import Config
+from tasnet_np.execution import ConvTasNet
 from tasnet_np.optim import warm_up_and_cosine
 from tasnet_np.recipe import Recipe
 from tasnet_np.run_folder import RunFolder

@@ -257,7 +257,7 @@ def test_play_refuses_what_cannot_be_heard(bad):
 
 def test_the_map_lights_what_it_is_told():
     companion = load("companion")
-    from tasnet_np.model import Config
+    from tasnet_np.config import Config
 
     def lit(*parts):
         figure = companion.network_map(parts, Config(filters=77, bottleneck=33, hidden=55))

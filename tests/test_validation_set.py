@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tasnet_np import UserError, manifest, mixing
-from tasnet_np.model import Config
+from tasnet_np.config import Config
 from tasnet_np.recipe import Recipe
 from tasnet_np.train import resume, train
 from tasnet_np.validation_set import read_validation_set

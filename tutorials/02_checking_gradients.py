@@ -15,7 +15,8 @@ import numpy as np
 
 from tasnet_np import gradcheck
 from tasnet_np.layers import NegativeSISNR
-from tasnet_np.model import Config, ConvTasNet
+from tasnet_np.config import Config
+from tasnet_np.execution import ConvTasNet
 from tasnet_np.ops import OPS, conv1d, depthwise, elementwise, norms
 
 # A gradient has to be right in every part that has a backward.

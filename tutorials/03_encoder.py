@@ -17,7 +17,7 @@ from tasnet_np import Config, ConvTasNet, NegativeSISNR, gradcheck, plots
 from tasnet_np.corpus import load_corpus
 from tasnet_np.mixing import Mixer
 from tasnet_np.ops.conv1d import conv1d_backward, conv1d_forward
-from tasnet_np.ops.conv_transpose1d import conv_transpose1d_forward
+from tasnet_np.ops.conv1d import conv_transpose1d_forward
 from tasnet_np.optim import Adam, clip_gradients
 
 companion.where("encoder")

@@ -17,7 +17,7 @@ from tasnet_np import Config, ConvTasNet, gradcheck
 from tasnet_np.metrics import si_snr
 from tasnet_np.mixing import mix
 from tasnet_np.ops.conv1d import conv1d_forward
-from tasnet_np.ops.conv_transpose1d import conv_transpose1d_forward
+from tasnet_np.ops.conv1d import conv_transpose1d_forward
 from tasnet_np.ops.elementwise import (
     multiply_backward, multiply_forward, prelu_backward, prelu_forward, relu_backward, relu_forward,
     sigmoid_backward, sigmoid_forward, softmax_backward, softmax_forward,

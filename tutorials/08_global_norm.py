@@ -14,13 +14,10 @@ import numpy as np
 
 from tasnet_np.gradcheck import check_gradients, numerical_gradient, relative_error
 from tasnet_np.level import at_level
-from tasnet_np.model import Config, ConvTasNet
-from tasnet_np.ops.norms import (
-    EPS,
-    global_layer_norm_backward,
-    global_layer_norm_forward,
-    global_layer_norm_forward_ref,
-)
+from tasnet_np.config import Config
+from tasnet_np.execution import ConvTasNet
+from tasnet_np.ops.frame_statistics import EPS
+from tasnet_np.ops.norms import global_layer_norm_backward, global_layer_norm_forward, global_layer_norm_forward_ref
 
 COLOURS = companion.COLOURS
 rate = 8000  # Hz

@@ -13,14 +13,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from tasnet_np.gradcheck import check_gradients, numerical_gradient, relative_error
-from tasnet_np.model import Config, ConvTasNet
-from tasnet_np.ops.norms import (
-    EPS,
-    channel_layer_norm_forward,
-    cumulative_layer_norm_backward,
-    cumulative_layer_norm_forward,
-    global_layer_norm_forward,
-)
+from tasnet_np.config import Config
+from tasnet_np.execution import ConvTasNet
+from tasnet_np.ops.frame_statistics import EPS
+from tasnet_np.ops.norms import channel_layer_norm_forward, cumulative_layer_norm_backward, cumulative_layer_norm_forward, global_layer_norm_forward
 
 COLOURS = companion.COLOURS
 rate = 8000  # Hz

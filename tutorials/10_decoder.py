@@ -14,9 +14,10 @@ import numpy as np
 
 from tasnet_np.gradcheck import check_gradients, relative_error
 from tasnet_np.metrics import si_snr
-from tasnet_np.model import Config, ConvTasNet
+from tasnet_np.config import Config
+from tasnet_np.execution import ConvTasNet
 from tasnet_np.ops.conv1d import conv1d_backward, conv1d_forward
-from tasnet_np.ops.conv_transpose1d import conv_transpose1d_backward, conv_transpose1d_forward
+from tasnet_np.ops.conv1d import conv_transpose1d_backward, conv_transpose1d_forward
 from tasnet_np.optim import Adam
 
 COLOURS = companion.COLOURS

@@ -14,7 +14,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from tasnet_np.gradcheck import check_gradients, relative_error
-from tasnet_np.model import Config, ConvTasNet
+from tasnet_np.config import Config
+from tasnet_np.execution import ConvTasNet
 from tasnet_np.ops import OPS
 
 COLOURS = companion.COLOURS

@@ -17,7 +17,8 @@ from tasnet_np.layers import NegativeSISNR
 from tasnet_np.level import fit_level
 from tasnet_np.metrics import sdr, si_snr
 from tasnet_np.mixing import mix
-from tasnet_np.model import Config, ConvTasNet
+from tasnet_np.config import Config
+from tasnet_np.execution import ConvTasNet
 from tasnet_np.ops.si_snr import si_snr_backward, si_snr_forward
 from tasnet_np.optim import Adam, clip_gradients
 

@@ -15,7 +15,8 @@ import numpy as np
 from tasnet_np.gradcheck import relative_error
 from tasnet_np.layers import NegativeSISNR
 from tasnet_np.mixing import mix
-from tasnet_np.model import Config, ConvTasNet
+from tasnet_np.config import Config
+from tasnet_np.execution import ConvTasNet
 from tasnet_np.optim import SGD, Adam, clip_gradients
 
 COLOURS = companion.COLOURS

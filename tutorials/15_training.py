@@ -21,7 +21,8 @@ from tasnet_np.layouts import folders
 from tasnet_np.manifest import make_manifest
 from tasnet_np.metrics import si_snr
 from tasnet_np.mixing import Mixer, fixed_batches, mix
-from tasnet_np.model import Config, ConvTasNet
+from tasnet_np.config import Config
+from tasnet_np.execution import ConvTasNet
 from tasnet_np.optim import HalveOnPlateau, clip_gradients
 from tasnet_np.recipe import Recipe
 from tasnet_np.trainer import Trainer

@@ -21,8 +21,10 @@ from tasnet_np.layouts import folders
 from tasnet_np.manifest import make_manifest
 from tasnet_np.metrics import si_snr
 from tasnet_np.mixing import Mixer, mix
-from tasnet_np.model import Config, ConvTasNet
-from tasnet_np.ops.norms import EPS, cumulative_layer_norm_forward
+from tasnet_np.config import Config
+from tasnet_np.execution import ConvTasNet
+from tasnet_np.ops.frame_statistics import EPS
+from tasnet_np.ops.norms import cumulative_layer_norm_forward
 from tasnet_np.recipe import Recipe
 from tasnet_np.streaming import Streamer
 from tasnet_np.trainer import Trainer

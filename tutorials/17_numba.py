@@ -27,9 +27,10 @@ import matplotlib.pyplot as plt
 import numba
 import numpy as np
 
-from tasnet_np.device import each, get_threads, set_threads
+from tasnet_np.compute.cpu import each, get_threads, set_threads
 from tasnet_np.gradcheck import relative_error
-from tasnet_np.model import Config, ConvTasNet
+from tasnet_np.config import Config
+from tasnet_np.execution import ConvTasNet
 from tasnet_np.ops import depthwise
 
 companion.where("depthwise", "block")

@@ -35,7 +35,7 @@ from matplotlib.patches import Rectangle
 from numba import cuda, float32, float64
 
 from tasnet_np.gradcheck import relative_error
-from tasnet_np.model import Config
+from tasnet_np.config import Config
 from tasnet_np.ops import elementwise, norms, pointwise
 
 companion.where("expand", "norm1", "norm2", "residual", "skip")

@@ -27,8 +27,9 @@ from tasnet_np.gradcheck import CASES, check_op, relative_error
 from tasnet_np.layers import NegativeSISNR
 from tasnet_np.level import rms_db
 from tasnet_np.mixing import mix
-from tasnet_np.model import Config, ConvTasNet
-from tasnet_np.ops import conv1d, conv_transpose1d, depthwise, elementwise, norms
+from tasnet_np.config import Config
+from tasnet_np.execution import ConvTasNet
+from tasnet_np.ops import conv1d, depthwise, elementwise, norms
 from tasnet_np.optim import Adam
 
 companion.where("mixture", "norm", "norm2", "depthwise", "mask", "loss", "optimizer")
@@ -165,7 +166,7 @@ def analyse(sound):
 
 
 def synthesise(frames):
-    return conv_transpose1d.conv_transpose1d_forward(frames, filters, stride=L // 2)[0][0]
+    return conv1d.conv_transpose1d_forward(frames, filters, stride=L // 2)[0][0]
 
 
 inside = slice(L, -L)

@@ -36,7 +36,7 @@ from matplotlib.patches import Circle, FancyBboxPatch  # noqa: E402
 from tasnet_np import plots  # noqa: E402
 from tasnet_np.audio_files import read  # noqa: E402
 from tasnet_np.level import at_level  # noqa: E402
-from tasnet_np.model import Config  # noqa: E402
+from tasnet_np.config import Config  # noqa: E402
 from tasnet_np.resampling import resample  # noqa: E402
 
 SCALE = float(os.environ.get("TUTORIAL_SCALE", "1"))  # how much longer the slow parts take

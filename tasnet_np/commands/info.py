@@ -13,7 +13,7 @@ def add(commands):
 
 def _info(options):
     from tasnet_np.checkpoint import load
-    from tasnet_np.model import Config
+    from tasnet_np.config import Config
 
     if bool(options.model) == bool(options.preset):
         raise UserError("--model, --preset: give one of them")
@@ -28,7 +28,7 @@ def _info(options):
 
 def _computing_time(config):
     """What the latency has to be added to: how long a hop takes on this machine."""
-    from tasnet_np.model import ConvTasNet
+    from tasnet_np.execution import ConvTasNet
     from tasnet_np.stream_timing import time_streaming
 
     announce_compiling()

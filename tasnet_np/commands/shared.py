@@ -31,7 +31,8 @@ def add_computing(added, devices=True):
 
 def compute_as(options):
     """Act on the options of `add_computing`, say what is about to be compiled; return the device."""
-    from tasnet_np.device import choose_device, keep_freed_memory, set_threads
+    from tasnet_np.compute.gpu import choose_device
+    from tasnet_np.compute.cpu import keep_freed_memory, set_threads
 
     keep_freed_memory()
     announce_compiling()
@@ -42,7 +43,7 @@ def compute_as(options):
 
 def announce_compiling():
     """Say on standard error which kernels are compiled."""
-    from tasnet_np.device import announce_compiling
+    from tasnet_np.compute.cpu import announce_compiling
 
     announce_compiling(lambda line: print(line, file=sys.stderr))
 

@@ -117,7 +117,7 @@ def _begin(options, chosen, how):
 
 def _config(options, start):
     """The architecture asked for; None for that of the model to start from."""
-    from tasnet_np.model import Config
+    from tasnet_np.config import Config
 
     config = None if start and not options.preset else Config.preset(options.preset or "small")
     if options.non_causal and start:

@@ -22,9 +22,7 @@ returns a tuple with one gradient per array that stands before the `*`. An op wi
 
 from typing import Callable, NamedTuple
 
-from tasnet_np.ops import (
-    conv1d, conv_transpose1d, depthwise, elementwise, norms, pointwise, si_snr, tcn_block,
-)  # fmt: skip
+from tasnet_np.ops import conv1d, depthwise, elementwise, norms, pointwise, si_snr, tcn_block
 
 
 class Op(NamedTuple):
@@ -59,8 +57,7 @@ def _op(module, name):
 OPS = {
     name: _op(module, name)
     for module, names in {
-        conv1d: "conv1d",
-        conv_transpose1d: "conv_transpose1d",
+        conv1d: "conv1d conv_transpose1d",
         pointwise: "pointwise",
         depthwise: "depthwise",
         norms: "global_layer_norm cumulative_layer_norm channel_layer_norm",

@@ -1,5 +1,7 @@
-"""Strided convolution of the waveform: the encoder of Conv-TasNet.
+"""Strided convolution and its transpose: the encoder and the decoder of Conv-TasNet.
 
+conv1d: waveform -> frames
+--------------------------
 Every `stride` samples, a window of K samples is compared with C learned filters (the paper's basis
 functions): short, overlapping pieces of sound become frames of C numbers. There is no bias.
 
@@ -15,122 +17,180 @@ both of its factors, each multiplied by the other one:
 
 The last line is an overlap-add: the backward of the encoder has the form of the decoder.
 
-With the windows side by side as frames[k, t] = x[t*stride + k], all sums are matrix products, y = w frames and
-dw = dy frames^T, which BLAS does best: the kernels only cut the windows out and add them up. On a GPU they are the
-tiled product of product.py, which reads frames[k, t] where it stands in x. There, each thread makes a number of dx
-and gathers what belongs to it, instead of all frames adding to it:
+conv_transpose1d: frames -> waveform
+------------------------------------
+Every frame of C numbers is a recipe for K samples: the sum of C learned waveforms. The pieces are laid
+down every `stride` samples and added where they overlap. There is no bias.
 
-    dx[i] = sum over t, c of  dy[c, t] * w[c, i - t*stride]          0 <= i - t*stride < K
+Shapes:   x (B, C, T) frames,  w (C, K) waveforms  ->  y (B, n) samples,  n = (T - 1)*stride + K
+
+Forward:  y[t*stride + k] += x[c, t] * w[c, k]      for every c, t, k
+
+Backward: dy[t*stride + k] goes back to both factors of each product that was added there:
+
+    dx[c, t] = sum_k  dy[t*stride + k] * w[c, k]
+    dw[c, k] = sum_t  dy[t*stride + k] * x[c, t]
+
+The first line is a strided convolution: the backward of the decoder has the form of the encoder.
+
+How both are computed
+---------------------
+With the windows of the samples side by side as frames[k, t] = samples[t*stride + k], all sums are matrix products,
+y = w frames and dw = dy frames^T for the encoder, frames = w^T x for the decoder. BLAS does them best on a CPU: the
+kernels only cut the windows out and add them up. On a GPU they are the tiled product of gpu_product.py, which reads
+frames[k, t] where it stands in the samples. There, each thread makes one sample of an overlap-add and gathers what
+belongs to it, instead of all frames adding to it:
+
+    samples[i] = sum over t, c of  frame[c, t] * w[c, i - t*stride]          0 <= i - t*stride < K
 """
 
 import numpy as np
 
-from tasnet_np.device import (
-    THREADS, cpu_kernel, cuda, cuda_function, cuda_kernel, empty, on_gpu, over_samples, sizes, sum_parts, tiles,
-)  # fmt: skip
-from tasnet_np.product import Product, frames, pieces_of, weight
+from tasnet_np.compute.arrays import empty, run, run_backward, sizes
+from tasnet_np.compute.cpu import cpu_kernel
+from tasnet_np.compute.gpu import THREADS, cuda, cuda_function, cuda_kernel, sum_parts, tiles
+from tasnet_np.compute.gpu_product import TiledProduct, frames, pieces_of, store, store_part, weight
+
+
+def _windows_ref(samples, K, stride):
+    """(B, T, K): the windows of samples (B, n)."""
+    return np.lib.stride_tricks.sliding_window_view(samples, K, axis=-1)[:, ::stride]
+
+
+def _overlap_add_ref(pieces, stride, n):
+    """Samples (B, n) from pieces (B, T, K)."""
+    samples = np.zeros((len(pieces), n), pieces.dtype)
+    for t in range(pieces.shape[1]):
+        samples[:, t * stride : t * stride + pieces.shape[2]] += pieces[:, t]
+    return samples
 
 
 def conv1d_forward_ref(x, w, *, stride):
-    frames = np.lib.stride_tricks.sliding_window_view(x, w.shape[1], axis=-1)[:, ::stride]  # (B, T, K)
-    return np.einsum("ck,btk->bct", w, frames)
+    return np.einsum("ck,btk->bct", w, _windows_ref(x, w.shape[1], stride))
 
 
 def conv1d_backward_ref(dy, x, w, *, stride):
-    frames = np.lib.stride_tricks.sliding_window_view(x, w.shape[1], axis=-1)[:, ::stride]  # (B, T, K)
-    dw = np.einsum("bct,btk->ck", dy, frames)
-    dframes = np.einsum("bct,ck->btk", dy, w)
-    dx = np.zeros_like(x)
-    for t in range(dframes.shape[1]):
-        dx[:, t * stride : t * stride + w.shape[1]] += dframes[:, t]
+    dw = np.einsum("bct,btk->ck", dy, _windows_ref(x, w.shape[1], stride))
+    dx = _overlap_add_ref(np.einsum("bct,ck->btk", dy, w), stride, x.shape[1])
+    return dx, dw
+
+
+def conv_transpose1d_forward_ref(x, w, *, stride):
+    n = (x.shape[2] - 1) * stride + w.shape[1]
+    return _overlap_add_ref(np.einsum("bct,ck->btk", x, w), stride, n)
+
+
+def conv_transpose1d_backward_ref(dy, x, w, *, stride):
+    windows = _windows_ref(dy, w.shape[1], stride)
+    dx = np.einsum("btk,ck->bct", windows, w)
+    dw = np.einsum("btk,bct->ck", windows, x)
     return dx, dw
 
 
 @cpu_kernel
-def _frames_cpu(frames, x, stride):
-    K, T = frames.shape
+def _windows_cpu(windows, samples, stride):
+    """windows[k, t] = samples[t*stride + k]."""
+    K, T = windows.shape
     for k in range(K):
-        row, shifted = frames[k], x[k:]
+        row, shifted = windows[k], samples[k:]
         for t in range(T):
             row[t] = shifted[t * stride]
 
 
 @cpu_kernel
-def _overlap_add_cpu(dx, dframes, stride):
-    K, T = dframes.shape
-    dx[:] = 0
+def _overlap_add_cpu(samples, windows, stride):
+    """samples[t*stride + k] += windows[k, t], from zeros."""
+    K, T = windows.shape
+    samples[:] = 0
     for k in range(K):
-        row, shifted = dframes[k], dx[k:]
+        row, shifted = windows[k], samples[k:]
         for t in range(T):
             shifted[t * stride] += row[t]
 
 
 def _conv1d_forward_cpu(y, x, w, stride):
-    frames = np.empty((w.shape[1], y.shape[1]), x.dtype)  # (K, T)
-    _frames_cpu(frames, x, stride)
-    np.matmul(w, frames, out=y)
+    windows = np.empty((w.shape[1], y.shape[1]), x.dtype)  # (K, T)
+    _windows_cpu(windows, x, stride)
+    np.matmul(w, windows, out=y)
 
 
 def _conv1d_backward_cpu(dx, dw, dy, x, w, stride):
-    frames = np.empty((w.shape[1], dy.shape[1]), x.dtype)  # (K, T)
-    _frames_cpu(frames, x, stride)
-    np.matmul(dy, frames.T, out=dw)  # in the forward pass this was y = w frames
+    windows = np.empty((w.shape[1], dy.shape[1]), x.dtype)  # (K, T)
+    _windows_cpu(windows, x, stride)
+    np.matmul(dy, windows.T, out=dw)  # in the forward pass this was y = w windows
     _overlap_add_cpu(dx, w.T @ dy, stride)
 
 
-@cuda_function
-def _frames_cuda(arrays, b, k, t):
-    x, stride = arrays
-    return x[b, np.uint32(t * stride + k)]
+def _conv_transpose1d_forward_cpu(y, x, w, stride):
+    _overlap_add_cpu(y, w.T @ x, stride)
+
+
+def _conv_transpose1d_backward_cpu(dx, dw, dy, x, w, stride):
+    dwindows = np.empty((w.shape[1], x.shape[1]), x.dtype)  # (K, T)
+    _windows_cpu(dwindows, dy, stride)
+    np.matmul(w, dwindows, out=dx)  # in the forward pass this was windows = w^T x
+    np.matmul(x, dwindows.T, out=dw)
 
 
 @cuda_function
-def _frames_transposed_cuda(arrays, b, t, k):
-    x, stride = arrays
-    return x[b, np.uint32(t * stride + k)]
+def _windows_cuda(arrays, b, k, t):
+    samples, stride = arrays
+    return samples[b, np.uint32(t * stride + k)]
 
 
 @cuda_function
-def _conv1d_y_cuda(outputs, others, z, b, c, t, value):
-    outputs[0][b, c, t] = value
-    return value, value
-
-
-@cuda_function
-def _conv1d_dw_cuda(outputs, others, z, b, c, k, value):
-    outputs[0][z, c, k] = value
-    return value, value
-
-
-_y = Product(weight, _frames_cuda, _conv1d_y_cuda)
-_dw = Product(frames, _frames_transposed_cuda, _conv1d_dw_cuda, columns=64, right_along_k=True)
+def _windows_transposed_cuda(arrays, b, t, k):
+    samples, stride = arrays
+    return samples[b, np.uint32(t * stride + k)]
 
 
 @cuda_kernel
-def _conv1d_dx_cuda(dx, dy, w, stride):
-    (C, K), T = w.shape, dy.shape[2]
+def _overlap_add_cuda(samples, x, w, stride):
+    """Samples (B, n) from frames x (B, C, T): y from x in the decoder, dx from dy in the encoder."""
+    (C, K), T = w.shape, x.shape[2]
     i, b = cuda.grid(1), cuda.blockIdx.y
-    if i < dx.shape[1]:
-        total = dx.dtype.type(0)
+    if i < samples.shape[1]:
+        total = samples.dtype.type(0)
         first = max(0, (i - K + stride) // stride)  # the frames whose windows hold sample i
         for t in range(first, min(T, i // stride + 1)):
             for c in range(C):
-                total += dy[b, c, t] * w[c, i - t * stride]
-        dx[b, i] = total
+                total += x[b, c, t] * w[c, i - t * stride]
+        samples[b, i] = total
 
 
-def _conv1d_forward_cuda(y, x, w, stride):
+_frames = TiledProduct(f"{__name__}._frames", weight, _windows_cuda, store)
+_dw = TiledProduct(
+    f"{__name__}._dw", frames, _windows_transposed_cuda, store_part, columns=64, right_along_k=True
+)
+
+
+def _analyse_cuda(y, samples, w, stride):
+    """Frames y (B, C, T) = w windows."""
     B, C, T = y.shape
-    _y.launch((y,), (), (w,), (x, stride), (), B, C, T, w.shape[1])
+    _frames.launch((y,), (w,), (samples, stride), (B, C, T, w.shape[1]))
+
+
+def _synthesise_cuda(samples, x, w, stride):
+    _overlap_add_cuda[(tiles(samples.shape[1]), len(samples)), THREADS](samples, x, w, stride)
+
+
+def _weight_gradient_cuda(dw, x, samples, stride):
+    """dw (C, K) = x windows^T, over all examples and frames x (B, C, T)."""
+    (B, C, T), (_, K) = x.shape, dw.shape
+    pieces = pieces_of(T)
+    parts = empty((B * pieces, C, K), like=x)
+    _dw.launch((parts,), (x,), (samples, stride), (B, C, K, T), pieces=pieces)
+    sum_parts(dw, parts)
 
 
 def _conv1d_backward_cuda(dx, dw, dy, x, w, stride):
-    (B, C, T), (_, K) = dy.shape, w.shape
-    pieces = pieces_of(T)
-    parts = empty((B * pieces, C, K), like=x)
-    _dw.launch((parts,), (), (dy,), (x, stride), (), B, C, K, T, pieces)
-    sum_parts(dw, parts)
-    _conv1d_dx_cuda[(tiles(x.shape[1]), B), THREADS](dx, dy, w, stride)
+    _weight_gradient_cuda(dw, dy, x, stride)
+    _synthesise_cuda(dx, dy, w, stride)
+
+
+def _conv_transpose1d_backward_cuda(dx, dw, dy, x, w, stride):
+    _analyse_cuda(dx, dy, w, stride)
+    _weight_gradient_cuda(dw, x, dy, stride)
 
 
 def conv1d_forward(x, w, *, stride):
@@ -139,10 +199,7 @@ def conv1d_forward(x, w, *, stride):
     if n < K:
         raise ValueError(f"x has {n} samples, fewer than one window of {K}: pad it")
     y = empty((B, C, (n - K) // stride + 1), like=x)
-    if on_gpu(x):
-        _conv1d_forward_cuda(y, x, w, stride)
-    else:
-        over_samples(_conv1d_forward_cpu, (y, x), (w, stride))
+    run(_conv1d_forward_cpu, _analyse_cuda, (y,), (x,), (w, stride))
     return y, (x, w, stride)
 
 
@@ -150,10 +207,22 @@ def conv1d_backward(dy, cache):
     """Return dx (B, n) and dw (C, K)."""
     x, w, stride = cache
     dx = empty(x.shape, like=x)
-    if on_gpu(x):
-        dw = empty(w.shape, like=x)
-        _conv1d_backward_cuda(dx, dw, dy, x, w, stride)
-        return dx, dw
-    dw = np.empty((len(x), *w.shape), x.dtype)  # one part per sample
-    over_samples(_conv1d_backward_cpu, (dx, dw, dy, x), (w, stride))
-    return dx, dw.sum(axis=0)
+    return run_backward(_conv1d_backward_cpu, _conv1d_backward_cuda, dx, [w.shape], (dy, x), (w, stride))
+
+
+def conv_transpose1d_forward(x, w, *, stride):
+    """Decode frames (B, C, T) with waveforms (C, K) into samples (B, (T - 1)*stride + K)."""
+    B, C, T, K = sizes("B C T K", x=(x, "B C T"), w=(w, "C K"))
+    y = empty((B, (T - 1) * stride + K), like=x)
+    run(_conv_transpose1d_forward_cpu, _synthesise_cuda, (y,), (x,), (w, stride))
+    return y, (x, w, stride)
+
+
+def conv_transpose1d_backward(dy, cache):
+    """Return dx (B, C, T) and dw (C, K)."""
+    x, w, stride = cache
+    dx = empty(x.shape, like=x)
+    shapes, inputs = [w.shape], (dy, x)
+    return run_backward(
+        _conv_transpose1d_backward_cpu, _conv_transpose1d_backward_cuda, dx, shapes, inputs, (w, stride)
+    )

@@ -30,10 +30,9 @@ over the frames s that are read, so that the backward needs a halo of dy alone:
 
 import numpy as np
 
-from tasnet_np.device import (
-    THREADS, block_sum, cpu_kernel, cuda, cuda_kernel, empty, empty_in_a_row, on_gpu, over_samples, sizes, sum_parts,
-    tiles,
-)  # fmt: skip
+from tasnet_np.compute.arrays import empty, run, run_backward, sizes
+from tasnet_np.compute.cpu import cpu_kernel
+from tasnet_np.compute.gpu import THREADS, block_sum, cuda, cuda_kernel, sum_parts, tiles
 
 
 def _tap(T, K, k, dilation, lookahead):
@@ -104,7 +103,7 @@ def _depthwise_backward_cpu(dx, dw, db, dy, x, w, dilation, lookahead):
 
 
 @cuda_kernel
-def _depthwise_forward_cuda(y, x, w, b, dilation, lookahead):
+def _depthwise_forward_tiles_cuda(y, x, w, b, dilation, lookahead):
     T, K = x.shape[2], w.shape[1]
     i, c, sample = cuda.threadIdx.x, cuda.blockIdx.y, cuda.blockIdx.z
     start, halo = cuda.blockIdx.x * THREADS, (K - 1) * dilation
@@ -159,6 +158,12 @@ def _depthwise_backward_tiles_cuda(dx, dw, db, dy, x, w, dilation, lookahead):
         db[part, c] = db_c
 
 
+def _depthwise_forward_cuda(y, x, w, b, dilation, lookahead):
+    (B, C, T), K = x.shape, w.shape[1]
+    shared = THREADS + (K - 1) * dilation
+    _depthwise_forward_tiles_cuda[(tiles(T), C, B), THREADS, shared, x.dtype](y, x, w, b, dilation, lookahead)
+
+
 def _depthwise_backward_cuda(dx, dw, db, dy, x, w, dilation, lookahead):
     (B, C, T), K = x.shape, w.shape[1]
     parts = tiles(T) * B
@@ -185,24 +190,13 @@ def depthwise_forward(x, w, b, *, dilation=1, lookahead=0):
     (K,) = sizes("K", x=(x, "B C T"), w=(w, "C K"), b=(b, "C"))
     check_reach(K, dilation, lookahead)
     y = empty(x.shape, like=x)
-    if on_gpu(x):
-        B, C, T = x.shape
-        shared = THREADS + (K - 1) * dilation
-        _depthwise_forward_cuda[(tiles(T), C, B), THREADS, shared, x.dtype](y, x, w, b, dilation, lookahead)
-    else:
-        over_samples(_depthwise_forward_cpu, (y, x), (w, b, dilation, lookahead))
+    run(_depthwise_forward_cpu, _depthwise_forward_cuda, (y,), (x,), (w, b, dilation, lookahead))
     return y, (x, w, dilation, lookahead)
 
 
 def depthwise_backward(dy, cache):
     """Return dx (B, C, T), dw (C, K) and db (C,)."""
-    x, w, dilation, lookahead = cache
-    dx = empty(x.shape, like=x)
-    if on_gpu(x):
-        dw, db = empty_in_a_row([w.shape, (len(w),)], like=x)
-        _depthwise_backward_cuda(dx, dw, db, dy, x, w, dilation, lookahead)
-        return dx, dw, db
-    dw = np.empty((len(x), *w.shape), x.dtype)  # one part per sample
-    db = np.empty((len(x), len(w)), x.dtype)
-    over_samples(_depthwise_backward_cpu, (dx, dw, db, dy, x), (w, dilation, lookahead))
-    return dx, dw.sum(axis=0), db.sum(axis=0)
+    x, *shared = cache
+    w = shared[0]
+    dx, shapes = empty(x.shape, like=x), [w.shape, (len(w),)]
+    return run_backward(_depthwise_backward_cpu, _depthwise_backward_cuda, dx, shapes, (dy, x), shared)

@@ -18,7 +18,7 @@ Sigmoid: y' = exp(-x) / (1 + exp(-x))^2 = y (1 - y). Softmax: dy_j/dx_s = y_j (1
 sum of that over j, weighted by the upstream gradient, is the line above.
 
 relu and add are single NumPy expressions, which already run at the speed of memory: they have no CPU
-kernels and their public functions call the references. (a + b works on a GPU, too: see device.py.) exp is faster in NumPy, which has it in vector
+kernels and their public functions call the references. (a + b works on a GPU, too: see compute/gpu.py.) exp is faster in NumPy, which has it in vector
 instructions, than in Numba, which calls it number by number.
 """
 
@@ -26,9 +26,9 @@ import math
 
 import numpy as np
 
-from tasnet_np.device import (
-    THREADS, block_sum, cpu_kernel, cuda, cuda_kernel, empty, on_gpu, over_samples, sizes, sum_parts, tiles,
-)  # fmt: skip
+from tasnet_np.compute.arrays import by_place, empty, run, run_backward, sizes
+from tasnet_np.compute.cpu import cpu_kernel
+from tasnet_np.compute.gpu import THREADS, block_sum, cuda, cuda_kernel, sum_parts, tiles
 
 BLOCKS = 512  # at most, where a kernel sums over all elements
 
@@ -165,28 +165,28 @@ def _multiply_backward_cpu(da, db, dy, a, b):
 
 
 @cuda_kernel
-def _relu_forward_cuda(y, x):
+def _relu_forward_elements_cuda(y, x):
     i = cuda.grid(1)
     if i < x.size:
         y[i] = max(x[i], x.dtype.type(0))
 
 
 @cuda_kernel
-def _relu_backward_cuda(dx, dy, x):
+def _relu_backward_elements_cuda(dx, dy, x):
     i = cuda.grid(1)
     if i < x.size:
         dx[i] = dy[i] if x[i] > 0 else x.dtype.type(0)
 
 
 @cuda_kernel
-def _prelu_forward_cuda(y, x, alpha):
+def _prelu_forward_elements_cuda(y, x, alpha):
     i = cuda.grid(1)
     if i < x.size:
         y[i] = x[i] if x[i] > 0 else alpha[0] * x[i]
 
 
 @cuda_kernel
-def _prelu_backward_cuda(dx, dalpha, dy, x, alpha):
+def _prelu_backward_blocks_cuda(dx, dalpha, dy, x, alpha):
     """dx, and each block's part of dalpha (blocks,)."""
     scratch = cuda.shared.array(THREADS, np.float64)
     slope, total = alpha[0], 0.0
@@ -264,15 +264,47 @@ def _multiply_backward_cuda(da, db, dy, a, b):
         db[sample, i] = total
 
 
-def _each_element_cuda(kernel, *arrays):
-    """A thread for every element of arrays of one shape."""
-    kernel[tiles(arrays[0].size), THREADS](*(array.reshape(-1) for array in arrays))
+def _each_element(kernel):
+    """A launch of the kernel with a thread for every element of arrays of one shape."""
+
+    def launch(*arrays):
+        kernel[tiles(arrays[0].size), THREADS](*(array.reshape(-1) for array in arrays))
+
+    return launch
 
 
-def _each_entry_cuda(kernel, *arrays):
-    """A thread for every entry of a source, which takes all sources: arrays (B, S, size) or (B, size)."""
-    B, n = arrays[0].shape[0], arrays[0].shape[2]
-    kernel[(tiles(n), B), THREADS](*arrays)
+def _each_entry(kernel):
+    """A launch with a thread for every entry of a source, which takes all sources: (B, S, size) or (B, size)."""
+
+    def launch(*arrays):
+        B, _, size = arrays[0].shape
+        kernel[(tiles(size), B), THREADS](*arrays)
+
+    return launch
+
+
+def _prelu_forward_cuda(y, x, alpha):
+    _prelu_forward_elements_cuda[tiles(x.size), THREADS](y.reshape(-1), x.reshape(-1), alpha)
+
+
+def _prelu_backward_cuda(dx, dalpha, dy, x, alpha):
+    blocks = min(BLOCKS, tiles(x.size))
+    parts = empty((blocks,), like=x, dtype=np.float64)
+    flat = (array.reshape(-1) for array in (dy, x))
+    _prelu_backward_blocks_cuda[blocks, THREADS](dx.reshape(-1), parts, *flat, alpha)
+    sum_parts(dalpha, parts)
+
+
+def _relu_forward_cuda(x):
+    y = empty(x.shape, like=x)
+    _each_element(_relu_forward_elements_cuda)(y, x)
+    return y
+
+
+def _relu_backward_cuda(dy, x):
+    dx = empty(x.shape, like=x)
+    _each_element(_relu_backward_elements_cuda)(dx, dy, x)
+    return (dx,)
 
 
 def _flat(x):
@@ -280,33 +312,27 @@ def _flat(x):
     return x.reshape(len(x), -1)
 
 
+def _per_source(x):
+    """One row per source: (B, S, size)."""
+    return x.reshape(*x.shape[:2], -1)
+
+
 def relu_forward(x):
     """max(x, 0), any shape."""
-    if not on_gpu(x):
-        return relu_forward_ref(x), (x,)
-    y = empty(x.shape, like=x)
-    _each_element_cuda(_relu_forward_cuda, y, x)
-    return y, (x,)
+    return by_place(x, relu_forward_ref, _relu_forward_cuda)(x), (x,)
 
 
 def relu_backward(dy, cache):
     """Return (dx,)."""
     (x,) = cache
-    if not on_gpu(x):
-        return relu_backward_ref(dy, x)
-    dx = empty(x.shape, like=x)
-    _each_element_cuda(_relu_backward_cuda, dx, dy, x)
-    return (dx,)
+    return by_place(x, relu_backward_ref, _relu_backward_cuda)(dy, x)
 
 
 def prelu_forward(x, alpha):
     """x where positive, alpha * x elsewhere; x (B, ...), one learned slope alpha (1,)."""
     sizes("", x=(x.reshape(-1), "n"), alpha=(alpha, "1"))
     y = empty(x.shape, like=x)
-    if on_gpu(x):
-        _prelu_forward_cuda[tiles(x.size), THREADS](y.reshape(-1), x.reshape(-1), alpha)
-    else:
-        over_samples(_prelu_forward_cpu, (_flat(y), _flat(x)), (alpha,))
+    run(_prelu_forward_cpu, _prelu_forward_cuda, (_flat(y),), (_flat(x),), (alpha,))
     return y, (x, alpha)
 
 
@@ -314,27 +340,16 @@ def prelu_backward(dy, cache):
     """Return dx (B, ...) and dalpha (1,)."""
     x, alpha = cache
     dx = empty(x.shape, like=x)
-    if on_gpu(x):
-        blocks = min(BLOCKS, tiles(x.size))
-        parts, dalpha = empty((blocks,), like=x, dtype=np.float64), empty((1,), like=x)
-        flat = (array.reshape(-1) for array in (dy, x))
-        _prelu_backward_cuda[blocks, THREADS](dx.reshape(-1), parts, *flat, alpha)
-        sum_parts(dalpha, parts)
-        return dx, dalpha
-    dalpha = np.empty((len(x), 1), x.dtype)  # one part per sample
-    arrays = (_flat(dx), dalpha, _flat(dy), _flat(x))
-    over_samples(_prelu_backward_cpu, arrays, (alpha,))
-    return dx, dalpha.sum(axis=0)
+    inputs = _flat(dy), _flat(x)
+    _, dalpha = run_backward(_prelu_backward_cpu, _prelu_backward_cuda, _flat(dx), [(1,)], inputs, (alpha,))
+    return dx, dalpha
 
 
 def sigmoid_forward(x):
     """1 / (1 + exp(-x)); x (B, ...)."""
     sizes("", x=(x.reshape(-1), "n"))
     y = empty(x.shape, like=x)
-    if on_gpu(x):
-        _each_element_cuda(_sigmoid_forward_cuda, y, x)
-    else:
-        over_samples(_sigmoid_forward_cpu, (_flat(y), _flat(x)))
+    run(_sigmoid_forward_cpu, _each_element(_sigmoid_forward_cuda), (_flat(y),), (_flat(x),))
     return y, (y,)
 
 
@@ -342,26 +357,15 @@ def sigmoid_backward(dy, cache):
     """Return (dx,)."""
     (y,) = cache
     dx = empty(y.shape, like=y)
-    if on_gpu(y):
-        _each_element_cuda(_sigmoid_backward_cuda, dx, dy, y)
-    else:
-        over_samples(_sigmoid_backward_cpu, (_flat(dx), _flat(dy), _flat(y)))
+    run(_sigmoid_backward_cpu, _each_element(_sigmoid_backward_cuda), (_flat(dx),), (_flat(dy), _flat(y)))
     return (dx,)
-
-
-def _per_source(x):
-    """One row per source: (B, S, size)."""
-    return x.reshape(*x.shape[:2], -1)
 
 
 def softmax_forward(x):
     """Softmax over the sources (axis 1) of x (B, S, C, T): at every entry the masks sum to one."""
     sizes("", x=(x, "B S C T"))
     y = empty(x.shape, like=x)
-    if on_gpu(x):
-        _each_entry_cuda(_softmax_forward_cuda, _per_source(y), _per_source(x))
-    else:
-        over_samples(_softmax_forward_cpu, (_per_source(y), _per_source(x)))
+    run(_softmax_forward_cpu, _each_entry(_softmax_forward_cuda), (_per_source(y),), (_per_source(x),))
     return y, (y,)
 
 
@@ -369,11 +373,8 @@ def softmax_backward(dy, cache):
     """Return (dx,), of shape (B, S, C, T)."""
     (y,) = cache
     dx = empty(y.shape, like=y)
-    arrays = _per_source(dx), _per_source(dy), _per_source(y)
-    if on_gpu(y):
-        _each_entry_cuda(_softmax_backward_cuda, *arrays)
-    else:
-        over_samples(_softmax_backward_cpu, arrays)
+    inputs = _per_source(dy), _per_source(y)
+    run(_softmax_backward_cpu, _each_entry(_softmax_backward_cuda), (_per_source(dx),), inputs)
     return (dx,)
 
 
@@ -393,10 +394,8 @@ def multiply_forward(a, b):
     """Masks a (B, S, C, T) on b (B, C, T): y (B, S, C, T)."""
     sizes("", a=(a, "B S C T"), b=(b, "B C T"))
     y = empty(a.shape, like=a)
-    if on_gpu(a):
-        _each_entry_cuda(_multiply_forward_cuda, _per_source(y), _per_source(a), _flat(b))
-    else:
-        over_samples(_multiply_forward_cpu, (_per_source(y), _per_source(a), _flat(b)))
+    inputs = _per_source(a), _flat(b)
+    run(_multiply_forward_cpu, _each_entry(_multiply_forward_cuda), (_per_source(y),), inputs)
     return y, (a, b)
 
 
@@ -404,9 +403,6 @@ def multiply_backward(dy, cache):
     """Return da (B, S, C, T) and db (B, C, T)."""
     a, b = cache
     da, db = empty(a.shape, like=a), empty(b.shape, like=b)
-    arrays = (_per_source(da), _flat(db), _per_source(dy), _per_source(a), _flat(b))
-    if on_gpu(a):
-        _each_entry_cuda(_multiply_backward_cuda, *arrays)
-    else:
-        over_samples(_multiply_backward_cpu, arrays)
+    outputs, inputs = (_per_source(da), _flat(db)), (_per_source(dy), _per_source(a), _flat(b))
+    run(_multiply_backward_cpu, _each_entry(_multiply_backward_cuda), outputs, inputs)
     return da, db

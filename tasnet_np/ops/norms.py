@@ -40,25 +40,18 @@ the future: what was a cumulative sum forward is a reverse cumulative sum backwa
     A[t] = sum_{k >= t} dS[k],      D[t] = sum_{k >= t} dQ[k]
     dx[c, t] = g * r[t]  +  A[t]  +  2 x[c, t] D[t]
 
-On a GPU, one set of kernels does all three, as any of them is a mean m[t] and a factor r[t] for each frame. First,
-blocks of threads sum over groups of channels. A running sum over T frames is a parallel scan in two steps: each
-block scans a tile of frames, in log2(THREADS) rounds, and writes the tile's total; then each block adds the totals
-of the tiles before its own. Read backwards in time, the same scan gives A and 2 D. For the other two norms the
-totals of all tiles, or no other frame at all, take the place of the tiles before.
+The kernels of the GPU are in norms_cuda.py: one set for all three norms.
 """
 
 import math
+from functools import partial
 
 import numpy as np
 
-from tasnet_np.device import (
-    THREADS, block_sum, cpu_kernel, cuda, cuda_function, cuda_kernel, empty, empty_in_a_row, on_gpu, over_samples,
-    sizes, sum_parts, tiles,
-)  # fmt: skip
-
-EPS = 1e-8
-GLOBAL, CUMULATIVE, CHANNEL = 0, 1, 2  # the norms, for kernels
-CHANNELS = 16  # that a block of threads on a GPU sums over
+from tasnet_np.compute.arrays import empty, run, run_backward, sizes
+from tasnet_np.compute.cpu import cpu_kernel
+from tasnet_np.ops.frame_statistics import CHANNEL, CUMULATIVE, EPS, GLOBAL, Statistics
+from tasnet_np.ops.norms_cuda import layer_norm_backward_cuda, layer_norm_forward_cuda
 
 
 # References. Each norm says over which axes, or up to which frame, its statistics run.
@@ -125,7 +118,7 @@ def cumulative_layer_norm_backward_ref(dy, x, gamma, beta, *, eps=EPS):
     return dx.astype(x.dtype), dgamma.astype(x.dtype), dbeta
 
 
-# Global layer norm: one mean and one deviation for the whole sample, statistics = (m, r).
+# Global layer norm: one mean and one deviation for the whole sample, the same in all entries of m and r.
 
 
 @cpu_kernel
@@ -147,14 +140,14 @@ def _global_layer_norm_forward_cpu(y, statistics, x, gamma, beta, eps):
         row, out, scale, shift = x[c], y[c], gamma[c], beta[c]
         for t in range(T):
             out[t] = scale * ((row[t] - m) * r) + shift
-    statistics[0] = m
-    statistics[1] = r
+    statistics.m[:] = m
+    statistics.r[:] = r
 
 
 @cpu_kernel
 def _global_layer_norm_backward_cpu(dx, dgamma, dbeta, dy, x, statistics, gamma):
     C, T = x.shape
-    m, r = statistics
+    m, r = statistics.m[0], statistics.r[0]
     sum_g = 0.0
     sum_gx = 0.0
     for c in range(C):
@@ -180,8 +173,8 @@ def _global_layer_norm_backward_cpu(dx, dgamma, dbeta, dy, x, statistics, gamma)
 
 
 @cpu_kernel
-def _cumulative_layer_norm_forward_cpu(y, m, r, x, gamma, beta, eps):
-    C, T = x.shape
+def _cumulative_layer_norm_forward_cpu(y, statistics, x, gamma, beta, eps):
+    (C, T), (m, r) = x.shape, statistics
     s = np.zeros(T)
     q = np.zeros(T)
     for c in range(C):
@@ -205,8 +198,8 @@ def _cumulative_layer_norm_forward_cpu(y, m, r, x, gamma, beta, eps):
 
 
 @cpu_kernel
-def _cumulative_layer_norm_backward_cpu(dx, dgamma, dbeta, dy, x, m, r, gamma):
-    C, T = x.shape
+def _cumulative_layer_norm_backward_cpu(dx, dgamma, dbeta, dy, x, statistics, gamma):
+    (C, T), (m, r) = x.shape, statistics
     sum_g = np.zeros(T)
     sum_gx = np.zeros(T)
     for c in range(C):
@@ -239,8 +232,8 @@ def _cumulative_layer_norm_backward_cpu(dx, dgamma, dbeta, dy, x, m, r, gamma):
 
 
 @cpu_kernel
-def _channel_layer_norm_forward_cpu(y, m, r, x, gamma, beta, eps):
-    C, T = x.shape
+def _channel_layer_norm_forward_cpu(y, statistics, x, gamma, beta, eps):
+    (C, T), (m, r) = x.shape, statistics
     m[:] = 0
     r[:] = 0
     for c in range(C):
@@ -261,8 +254,8 @@ def _channel_layer_norm_forward_cpu(y, m, r, x, gamma, beta, eps):
 
 
 @cpu_kernel
-def _channel_layer_norm_backward_cpu(dx, dgamma, dbeta, dy, x, m, r, gamma):
-    C, T = x.shape
+def _channel_layer_norm_backward_cpu(dx, dgamma, dbeta, dy, x, statistics, gamma):
+    (C, T), (m, r) = x.shape, statistics
     mean_g = np.zeros(T)
     mean_gx = np.zeros(T)
     for c in range(C):
@@ -285,311 +278,48 @@ def _channel_layer_norm_backward_cpu(dx, dgamma, dbeta, dy, x, m, r, gamma):
             out[t] = r[t] * (scale * upstream[t] - mean_g[t] - xhat * mean_gx[t])
 
 
-# All three norms on a GPU. Parts have a group of channels as their first axis.
+# The public pairs. The three norms share all but their kernel on the CPU and their code on the GPU.
 
 
-@cuda_kernel
-def _frame_sums_cuda(s, q, x):
-    """Sums of x and x^2 over a group of channels, for every frame: s, q (groups, B, T)."""
-    t, group, b = cuda.grid(1), cuda.blockIdx.y, cuda.blockIdx.z
-    C, T = x.shape[1], x.shape[2]
-    if t < T:
-        total, total_squares = 0.0, 0.0
-        for c in range(group * CHANNELS, min(C, (group + 1) * CHANNELS)):
-            value = np.float64(x[b, c, t])
-            total += value
-            total_squares += value * value
-        s[group, b, t] = total
-        q[group, b, t] = total_squares
-
-
-@cuda_function
-def _scan(values, i):
-    """values[i] <- values[0] + ... + values[i], in shared memory: after each round, of twice as many."""
-    reach = 1
-    while reach < THREADS:
-        before = 0.0
-        if i >= reach:
-            before = values[i - reach]
-        cuda.syncthreads()
-        values[i] += before
-        cuda.syncthreads()
-        reach *= 2
-
-
-@cuda_kernel
-def _scan_forward_cuda(s, q, totals, s_parts, q_parts, norm):
-    """Running sums within each tile of frames, s and q (B, T), and the tile's totals (2, B, tiles)."""
-    s_tile = cuda.shared.array(THREADS, np.float64)
-    q_tile = cuda.shared.array(THREADS, np.float64)
-    i, tile, b = cuda.threadIdx.x, cuda.blockIdx.x, cuda.blockIdx.y
-    t, T = tile * THREADS + i, s.shape[1]
-    total, total_squares = 0.0, 0.0
-    if t < T:
-        for part in range(len(s_parts)):
-            total += s_parts[part, b, t]
-            total_squares += q_parts[part, b, t]
-    s_tile[i] = total
-    q_tile[i] = total_squares
-    cuda.syncthreads()
-    if norm != CHANNEL:
-        _scan(s_tile, i)
-        _scan(q_tile, i)
-    if t < T:
-        s[b, t] = s_tile[i]
-        q[b, t] = q_tile[i]
-    if i == THREADS - 1:
-        totals[0, b, tile] = s_tile[i]
-        totals[1, b, tile] = q_tile[i]
-
-
-@cuda_kernel
-def _statistics_forward_cuda(m, r, s, q, totals, C, norm, eps):
-    """Mean m and factor r = 1 / sqrt(v + eps) for every frame, over the frames its norm looks at."""
-    scratch = cuda.shared.array(THREADS, np.float64)
-    i, tile, b = cuda.threadIdx.x, cuda.blockIdx.x, cuda.blockIdx.y
-    t, T = tile * THREADS + i, m.shape[1]
-    others = tile if norm == CUMULATIVE else totals.shape[2]  # tiles whose totals are added
-    before, before_squares = 0.0, 0.0
-    for j in range(i, others, THREADS):
-        before += totals[0, b, j]
-        before_squares += totals[1, b, j]
-    before = block_sum(before, scratch)
-    before_squares = block_sum(before_squares, scratch)
-    if t < T:
-        total, total_squares, n = before, before_squares, C * T
-        if norm == CUMULATIVE:
-            total += s[b, t]
-            total_squares += q[b, t]
-            n = C * (t + 1)
-        elif norm == CHANNEL:
-            total, total_squares, n = s[b, t], q[b, t], C
-        mean = total / n
-        m[b, t] = mean
-        r[b, t] = 1 / math.sqrt(max(total_squares / n - mean * mean, 0.0) + eps)
-
-
-@cuda_kernel
-def _normalise_cuda(y, x, m, r, gamma, beta):
-    t, c, b = cuda.grid(1), cuda.blockIdx.y, cuda.blockIdx.z
-    if t < x.shape[2]:
-        y[b, c, t] = gamma[c] * ((x[b, c, t] - m[b, t]) * r[b, t]) + beta[c]
-
-
-@cuda_kernel
-def _norm_backward_sums_cuda(sg, sgx, dgamma, dbeta, dy, x, m, r, gamma):
-    """For every frame the sums of g r and g r xhat over a group of channels: sg, sgx (groups, B, T); and for
-    every channel its sums over a tile of frames: dgamma, dbeta (B * tiles, C)."""
-    scratch = cuda.shared.array(THREADS, np.float64)
-    i, group, b = cuda.threadIdx.x, cuda.blockIdx.y, cuda.blockIdx.z
-    C, T = x.shape[1], x.shape[2]
-    t, part = cuda.grid(1), b * cuda.gridDim.x + cuda.blockIdx.x
-    total, total_x = 0.0, 0.0
-    for c in range(group * CHANNELS, min(C, (group + 1) * CHANNELS)):
-        upstream, xhat = 0.0, 0.0
-        if t < T:
-            upstream = np.float64(dy[b, c, t])
-            xhat = (x[b, c, t] - m[b, t]) * r[b, t]
-            total += gamma[c] * upstream * r[b, t]
-            total_x += gamma[c] * upstream * r[b, t] * xhat
-        sum_dyx = block_sum(upstream * xhat, scratch)
-        sum_dy = block_sum(upstream, scratch)
-        if i == 0:
-            dgamma[part, c] = sum_dyx
-            dbeta[part, c] = sum_dy
-    if t < T:
-        sg[group, b, t] = total
-        sgx[group, b, t] = total_x
-
-
-@cuda_kernel
-def _scan_backward_cuda(A, D, totals, sg_parts, sgx_parts, m, r, C, norm):
-    """Sums of dm / n and 2 dv / n from each frame to the end of its tile, and the tile's totals (2, B, tiles).
-
-    Frame T - 1 comes first here: a tile's first thread has its last frame.
-    """
-    a_tile = cuda.shared.array(THREADS, np.float64)
-    d_tile = cuda.shared.array(THREADS, np.float64)
-    i, tile, b = cuda.threadIdx.x, cuda.blockIdx.x, cuda.blockIdx.y
-    T = A.shape[1]
-    t = T - 1 - (tile * THREADS + i)
-    dm, dv = 0.0, 0.0
-    if t >= 0:
-        sum_g, sum_gx = 0.0, 0.0
-        for part in range(len(sg_parts)):
-            sum_g += sg_parts[part, b, t]
-            sum_gx += sgx_parts[part, b, t]
-        n = C * T if norm == GLOBAL else C * (t + 1) if norm == CUMULATIVE else C
-        dv = -0.5 * r[b, t] * sum_gx / n
-        dm = -sum_g / n - 2 * m[b, t] * dv
-    a_tile[i] = dm
-    d_tile[i] = 2 * dv
-    cuda.syncthreads()
-    if norm != CHANNEL:
-        _scan(a_tile, i)
-        _scan(d_tile, i)
-    if t >= 0:
-        A[b, t] = a_tile[i]
-        D[b, t] = d_tile[i]
-    if i == THREADS - 1:
-        totals[0, b, tile] = a_tile[i]
-        totals[1, b, tile] = d_tile[i]
-
-
-@cuda_kernel
-def _statistics_backward_cuda(A_all, D_all, A, D, totals, norm):
-    """Add to each frame's sums those of the later tiles (cumulative), or of all tiles instead (global)."""
-    scratch = cuda.shared.array(THREADS, np.float64)
-    i, tile, b = cuda.threadIdx.x, cuda.blockIdx.x, cuda.blockIdx.y
-    T = A.shape[1]
-    t = T - 1 - (tile * THREADS + i)
-    others = tile if norm == CUMULATIVE else totals.shape[2]
-    later, later_x = 0.0, 0.0
-    for j in range(i, others, THREADS):
-        later += totals[0, b, j]
-        later_x += totals[1, b, j]
-    later = block_sum(later, scratch)
-    later_x = block_sum(later_x, scratch)
-    if t >= 0:
-        if norm == CUMULATIVE:
-            later += A[b, t]
-            later_x += D[b, t]
-        elif norm == CHANNEL:
-            later = A[b, t]
-            later_x = D[b, t]
-        A_all[b, t] = later
-        D_all[b, t] = later_x
-
-
-@cuda_kernel
-def _norm_backward_cuda(dx, dy, x, r, A, D, gamma):
-    t, c, b = cuda.grid(1), cuda.blockIdx.y, cuda.blockIdx.z
-    if t < x.shape[2]:  # in the forward pass this was xhat = (x - m) * r
-        dx[b, c, t] = gamma[c] * dy[b, c, t] * r[b, t] + A[b, t] + x[b, c, t] * D[b, t]
-
-
-def statistics_forward_cuda(m, r, s_parts, q_parts, C, norm, eps):
-    """m and r (B, T) of each frame from the sums of x and x^2 over C channels, in parts (parts, B, T)."""
-    B, T = m.shape
-    s, q, totals = (empty(shape, like=m, dtype=np.float64) for shape in ((B, T), (B, T), (2, B, tiles(T))))
-    grid = tiles(T), B
-    _scan_forward_cuda[grid, THREADS](s, q, totals, s_parts, q_parts, norm)
-    _statistics_forward_cuda[grid, THREADS](m, r, s, q, totals, C, norm, eps)
-
-
-def statistics_backward_cuda(A, D, sg_parts, sgx_parts, m, r, C, norm):
-    """A and D (B, T), the gradient g + A + x D of a norm's input, from the sums of g and g xhat over the channels."""
-    B, T = m.shape
-    a, d, totals = (empty(shape, like=m, dtype=np.float64) for shape in ((B, T), (B, T), (2, B, tiles(T))))
-    grid = tiles(T), B
-    _scan_backward_cuda[grid, THREADS](a, d, totals, sg_parts, sgx_parts, m, r, C, norm)
-    _statistics_backward_cuda[grid, THREADS](A, D, a, d, totals, norm)
-
-
-def _layer_norm_forward_cuda(y, m, r, x, gamma, beta, norm, eps):
-    B, C, T = x.shape
-    s_parts, q_parts = (empty((tiles(C, CHANNELS), B, T), like=x, dtype=np.float64) for _ in range(2))
-    _frame_sums_cuda[(tiles(T), tiles(C, CHANNELS), B), THREADS](s_parts, q_parts, x)
-    statistics_forward_cuda(m, r, s_parts, q_parts, C, norm, eps)
-    _normalise_cuda[(tiles(T), C, B), THREADS](y, x, m, r, gamma, beta)
-
-
-def _layer_norm_backward_cuda(dx, dgamma, dbeta, dy, x, m, r, gamma, norm):
-    B, C, T = x.shape
-    sg_parts, sgx_parts = (empty((tiles(C, CHANNELS), B, T), like=x, dtype=np.float64) for _ in range(2))
-    dgamma_parts, dbeta_parts = (empty((B * tiles(T), C), like=x, dtype=np.float64) for _ in range(2))
-    A, D = empty((B, T), like=m), empty((B, T), like=m)
-    _norm_backward_sums_cuda[(tiles(T), tiles(C, CHANNELS), B), THREADS](
-        sg_parts, sgx_parts, dgamma_parts, dbeta_parts, dy, x, m, r, gamma
-    )
-    statistics_backward_cuda(A, D, sg_parts, sgx_parts, m, r, C, norm)
-    _norm_backward_cuda[(tiles(T), C, B), THREADS](dx, dy, x, r, A, D, gamma)
-    sum_parts(dgamma, dgamma_parts)
-    sum_parts(dbeta, dbeta_parts)
-
-
-def _on_gpu_forward(x, gamma, beta, norm, eps):
+def _forward(x, gamma, beta, eps, kernel, norm):
     B, T = sizes("B T", x=(x, "B C T"), gamma=(gamma, "C"), beta=(beta, "C"))
     y = empty(x.shape, like=x)
-    m, r = (empty((B, T), like=x, dtype=np.float64) for _ in range(2))
-    _layer_norm_forward_cuda(y, m, r, x, gamma, beta, norm, eps)
-    return y, (x, m, r, gamma)
+    statistics = Statistics(*(empty((B, T), like=x, dtype=np.float64) for _ in range(2)))
+    run(kernel, partial(layer_norm_forward_cuda, norm), (y, statistics), (x,), (gamma, beta, eps))
+    return y, (x, statistics, gamma)
 
 
-def _on_gpu_backward(dy, cache, norm):
-    x, m, r, gamma = cache
-    dx = empty(x.shape, like=x)
-    dgamma, dbeta = empty_in_a_row([gamma.shape, gamma.shape], like=x)
-    _layer_norm_backward_cuda(dx, dgamma, dbeta, dy, x, m, r, gamma, norm)
-    return dx, dgamma, dbeta
-
-
-# The public pairs.
-
-
-def _parts(x):
-    """Room for dx, and for dgamma and dbeta of each sample."""
-    return np.empty(x.shape, x.dtype), np.empty(x.shape[:2], x.dtype), np.empty(x.shape[:2], x.dtype)
+def _backward(dy, cache, kernel, norm):
+    x, statistics, gamma = cache
+    dx, shapes, inputs = empty(x.shape, like=x), 2 * [gamma.shape], (dy, x, statistics)
+    return run_backward(kernel, partial(layer_norm_backward_cuda, norm), dx, shapes, inputs, (gamma,))
 
 
 def global_layer_norm_forward(x, gamma, beta, *, eps=EPS):
     """Normalise x (B, C, T) over all channels and frames (gLN, Eq. 9-11): y (B, C, T)."""
-    if on_gpu(x):
-        return _on_gpu_forward(x, gamma, beta, GLOBAL, eps)
-    (B,) = sizes("B", x=(x, "B C T"), gamma=(gamma, "C"), beta=(beta, "C"))
-    y, statistics = np.empty(x.shape, x.dtype), np.empty((B, 2))
-    over_samples(_global_layer_norm_forward_cpu, (y, statistics, x), (gamma, beta, eps))
-    return y, (x, statistics, gamma)
+    return _forward(x, gamma, beta, eps, _global_layer_norm_forward_cpu, GLOBAL)
 
 
 def global_layer_norm_backward(dy, cache):
     """Return dx (B, C, T), dgamma (C,) and dbeta (C,)."""
-    if on_gpu(dy):
-        return _on_gpu_backward(dy, cache, GLOBAL)
-    x, statistics, gamma = cache
-    dx, dgamma, dbeta = _parts(x)
-    arrays = (dx, dgamma, dbeta, dy, x, statistics)
-    over_samples(_global_layer_norm_backward_cpu, arrays, (gamma,))
-    return dx, dgamma.sum(axis=0), dbeta.sum(axis=0)
-
-
-def _per_frame_forward(kernel, x, gamma, beta, eps):
-    B, T = sizes("B T", x=(x, "B C T"), gamma=(gamma, "C"), beta=(beta, "C"))
-    y, m, r = np.empty(x.shape, x.dtype), np.empty((B, T)), np.empty((B, T))
-    over_samples(kernel, (y, m, r, x), (gamma, beta, eps))
-    return y, (x, m, r, gamma)
-
-
-def _per_frame_backward(kernel, dy, cache):
-    x, m, r, gamma = cache
-    dx, dgamma, dbeta = _parts(x)
-    over_samples(kernel, (dx, dgamma, dbeta, dy, x, m, r), (gamma,))
-    return dx, dgamma.sum(axis=0), dbeta.sum(axis=0)
+    return _backward(dy, cache, _global_layer_norm_backward_cpu, GLOBAL)
 
 
 def cumulative_layer_norm_forward(x, gamma, beta, *, eps=EPS):
     """Normalise frame t of x (B, C, T) over frames 0..t (cLN, Eq. 12-14): y (B, C, T)."""
-    if on_gpu(x):
-        return _on_gpu_forward(x, gamma, beta, CUMULATIVE, eps)
-    return _per_frame_forward(_cumulative_layer_norm_forward_cpu, x, gamma, beta, eps)
+    return _forward(x, gamma, beta, eps, _cumulative_layer_norm_forward_cpu, CUMULATIVE)
 
 
 def cumulative_layer_norm_backward(dy, cache):
     """Return dx (B, C, T), dgamma (C,) and dbeta (C,)."""
-    if on_gpu(dy):
-        return _on_gpu_backward(dy, cache, CUMULATIVE)
-    return _per_frame_backward(_cumulative_layer_norm_backward_cpu, dy, cache)
+    return _backward(dy, cache, _cumulative_layer_norm_backward_cpu, CUMULATIVE)
 
 
 def channel_layer_norm_forward(x, gamma, beta, *, eps=EPS):
     """Normalise each frame of x (B, C, T) over its channels alone: y (B, C, T)."""
-    if on_gpu(x):
-        return _on_gpu_forward(x, gamma, beta, CHANNEL, eps)
-    return _per_frame_forward(_channel_layer_norm_forward_cpu, x, gamma, beta, eps)
+    return _forward(x, gamma, beta, eps, _channel_layer_norm_forward_cpu, CHANNEL)
 
 
 def channel_layer_norm_backward(dy, cache):
     """Return dx (B, C, T), dgamma (C,) and dbeta (C,)."""
-    if on_gpu(dy):
-        return _on_gpu_backward(dy, cache, CHANNEL)
-    return _per_frame_backward(_channel_layer_norm_backward_cpu, dy, cache)
+    return _backward(dy, cache, _channel_layer_norm_backward_cpu, CHANNEL)

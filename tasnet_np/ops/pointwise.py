@@ -15,14 +15,24 @@ Backward: each product goes back to its two factors:
 
 A matrix product is what BLAS, which NumPy calls, does best on a CPU: there are no Numba kernels here;
 the functions that take their place call BLAS for one sample. On a GPU all three products are our own, the tiled
-one of product.py: below is only where their entries come from and where the results go. db is summed on the way, as
+one of gpu_product.py: below is only where their entries come from and where the results go. db is summed on the way, as
 the rows of dy pass by.
 """
 
 import numpy as np
 
-from tasnet_np.device import cuda_function, empty, empty_in_a_row, on_gpu, over_samples, sizes, sum_parts
-from tasnet_np.product import Product, frames, frames_transposed, pieces_of, weight, weight_transposed
+from tasnet_np.compute.arrays import empty, run, run_backward, sizes
+from tasnet_np.compute.gpu import cuda_function, sum_parts
+from tasnet_np.compute.gpu_product import (
+    TiledProduct,
+    frames,
+    frames_transposed,
+    pieces_of,
+    store,
+    store_part,
+    weight,
+    weight_transposed,
+)
 
 
 def pointwise_forward_ref(x, w, b):
@@ -53,31 +63,21 @@ def _pointwise_y_cuda(outputs, others, z, b, o, t, value):
     return value, value
 
 
-@cuda_function
-def _pointwise_dx_cuda(outputs, others, z, b, c, t, value):
-    outputs[0][b, c, t] = value
-    return value, value
-
-
-@cuda_function
-def _pointwise_dw_cuda(outputs, others, z, b, o, c, value):
-    outputs[0][z, o, c] = value
-    return value, value
-
-
-_y = Product(weight, frames, _pointwise_y_cuda)
-_dx = Product(weight_transposed, frames, _pointwise_dx_cuda, left_along_k=False)
-_dw = Product(frames, frames_transposed, _pointwise_dw_cuda, columns=64, right_along_k=True, row_sums=True)
+_y = TiledProduct(f"{__name__}._y", weight, frames, _pointwise_y_cuda)
+_dx = TiledProduct(f"{__name__}._dx", weight_transposed, frames, store, left_along_k=False)
+_dw = TiledProduct(
+    f"{__name__}._dw", frames, frames_transposed, store_part, columns=64, right_along_k=True, row_sums=True
+)
 
 
 def _pointwise_forward_cuda(y, x, w, b):
     B, O, T = y.shape
-    _y.launch((y,), (), (w,), (x,), (b,), B, O, T, w.shape[1])
+    _y.launch((y,), (w,), (x,), (B, O, T, w.shape[1]), others=(b,))
 
 
 def _pointwise_backward_cuda(dx, dw, db, dy, x, w):
     B, C, T = x.shape
-    _dx.launch((dx,), (), (w,), (dy,), (), B, C, T, len(w))
+    _dx.launch((dx,), (w,), (dy,), (B, C, T, len(w)))
     weight_gradient_cuda(dw, db, dy, x)
 
 
@@ -86,7 +86,7 @@ def weight_gradient_cuda(dw, db, dy, x):
     (B, C, T), O = x.shape, dy.shape[1]
     pieces = pieces_of(T)
     dw_parts, db_parts = empty((B * pieces, O, C), like=x), empty((B * pieces, O), like=x)
-    _dw.launch((dw_parts,), (db_parts,), (dy,), (x,), (), B, O, C, T, pieces)
+    _dw.launch((dw_parts,), (dy,), (x,), (B, O, C, T), parts=(db_parts,), pieces=pieces)
     sum_parts(dw, dw_parts)
     sum_parts(db, db_parts)
 
@@ -95,23 +95,12 @@ def pointwise_forward(x, w, b):
     """Multiply every frame of x (B, C, T) by w (O, C) and add b (O,): y (B, O, T)."""
     B, O, T = sizes("B O T", x=(x, "B C T"), w=(w, "O C"), b=(b, "O"))
     y = empty((B, O, T), like=x)
-    if on_gpu(x):
-        _pointwise_forward_cuda(y, x, w, b)
-    else:
-        over_samples(_pointwise_forward_cpu, (y, x), (w, b))
+    run(_pointwise_forward_cpu, _pointwise_forward_cuda, (y,), (x,), (w, b))
     return y, (x, w)
 
 
 def pointwise_backward(dy, cache):
     """Return dx (B, C, T), dw (O, C) and db (O,)."""
     x, w = cache
-    B, O, _ = dy.shape
-    dx = empty(x.shape, like=x)
-    if on_gpu(x):
-        dw, db = empty_in_a_row([w.shape, (O,)], like=x)
-        _pointwise_backward_cuda(dx, dw, db, dy, x, w)
-        return dx, dw, db
-    dw = np.empty((B, *w.shape), x.dtype)  # one part per sample
-    db = np.empty((B, O), x.dtype)
-    over_samples(_pointwise_backward_cpu, (dx, dw, db, dy, x), (w,))
-    return dx, dw.sum(axis=0), db.sum(axis=0)
+    dx, shapes = empty(x.shape, like=x), [w.shape, (len(w),)]
+    return run_backward(_pointwise_backward_cpu, _pointwise_backward_cuda, dx, shapes, (dy, x), (w,))

@@ -32,7 +32,9 @@ import math
 
 import numpy as np
 
-from tasnet_np.device import THREADS, block_sum, cpu_kernel, cuda, cuda_kernel, empty, on_gpu, over_samples, sizes, tiles
+from tasnet_np.compute.arrays import by_place, empty, run, sizes
+from tasnet_np.compute.cpu import cpu_kernel
+from tasnet_np.compute.gpu import THREADS, block_sum, cuda, cuda_kernel, tiles
 
 EPS = 1e-8
 SILENCE = 1e-24  # mean square
@@ -132,7 +134,7 @@ def _si_snr_backward_cpu(dx, dy, x, target, statistics, eps):
 
 
 @cuda_kernel
-def _si_snr_forward_cuda(y, statistics, x, target, eps, silence):
+def _si_snr_forward_blocks_cuda(y, statistics, x, target, eps, silence):
     """A block of threads for each source of each example; statistics as above."""
     scratch = cuda.shared.array(THREADS, np.float64)
     thread, s, b = cuda.threadIdx.x, cuda.blockIdx.x, cuda.blockIdx.y
@@ -183,7 +185,7 @@ def _si_snr_forward_cuda(y, statistics, x, target, eps, silence):
 
 
 @cuda_kernel
-def _si_snr_backward_cuda(dx, dy, x, target, statistics, eps):
+def _si_snr_backward_samples_cuda(dx, dy, x, target, statistics, eps):
     i, s, b = cuda.grid(1), cuda.blockIdx.y, cuda.blockIdx.z
     if i < x.shape[2]:
         mean_x, mean_s, norm = statistics[b, s, 0], statistics[b, s, 1], statistics[b, s, 2]
@@ -198,7 +200,7 @@ def _si_snr_backward_cuda(dx, dy, x, target, statistics, eps):
 
 
 @cuda_kernel
-def _negative_mean_cuda(loss, dvalues, values, weights):
+def _negative_mean_block_cuda(loss, dvalues, values, weights):
     """loss[0] = -mean over the batch of the weighted sum of values (B, S), and its gradient. One block."""
     scratch = cuda.shared.array(THREADS, np.float64)
     B, S = values.shape
@@ -212,21 +214,50 @@ def _negative_mean_cuda(loss, dvalues, values, weights):
         loss[0] = -total / B
 
 
-def negative_mean_cuda(values, weights):
-    """The loss (1,) and the gradient of values (B, S), both on the GPU; weights (S,) in float64."""
+def _si_snr_forward_cuda(y, statistics, x, target, eps, silence):
+    B, S = y.shape
+    _si_snr_forward_blocks_cuda[(S, B), THREADS](y, statistics, x, target, eps, silence)
+
+
+def _si_snr_backward_cuda(dx, dy, x, target, statistics, eps):
+    B, S, n = x.shape
+    _si_snr_backward_samples_cuda[(tiles(n), S, B), THREADS](dx, dy, x, target, statistics, eps)
+
+
+def _negative_mean_cpu(values, weights):
+    dvalues = np.tile(-weights / len(values), (len(values), 1)).astype(values.dtype)
+    return float(-(values @ weights).mean()), dvalues
+
+
+def _negative_mean_cuda(values, weights):
     loss, dvalues = empty((1,), like=values, dtype=np.float64), empty(values.shape, like=values)
-    _negative_mean_cuda[1, THREADS](loss, dvalues, values, weights)
+    _negative_mean_block_cuda[1, THREADS](loss, dvalues, values, weights)
     return loss, dvalues
+
+
+def negative_mean(values, weights):
+    """The loss from the SI-SNR of every source, and its gradient.
+
+    loss = - 1/B sum_b sum_s  weights[s] * values[b, s]
+
+    Parameters
+    ----------
+    values : (B, S), dB
+    weights : (S,) in float64, where the values are
+
+    Returns
+    -------
+    loss : a float; on a GPU an array (1,) that stays there
+    dvalues : (B, S)
+    """
+    return by_place(values, _negative_mean_cpu, _negative_mean_cuda)(values, weights)
 
 
 def si_snr_forward(x, *, target):
     """SI-SNR in dB of every estimate x (B, S, n) against its target (B, S, n): y (B, S)."""
     B, S = sizes("B S", x=(x, "B S n"), target=(target, "B S n"))
     y, statistics = empty((B, S), like=x), empty((B, S, 6), like=x, dtype=np.float64)
-    if on_gpu(x):
-        _si_snr_forward_cuda[(S, B), THREADS](y, statistics, x, target, EPS, SILENCE)
-    else:
-        over_samples(_si_snr_forward_cpu, (y, statistics, x, target), (EPS, SILENCE))
+    run(_si_snr_forward_cpu, _si_snr_forward_cuda, (y, statistics), (x, target), (EPS, SILENCE))
     return y, (x, target, statistics)
 
 
@@ -234,9 +265,5 @@ def si_snr_backward(dy, cache):
     """Return (dx,), of shape (B, S, n)."""
     x, target, statistics = cache
     dx = empty(x.shape, like=x)
-    if on_gpu(x):
-        B, S, n = x.shape
-        _si_snr_backward_cuda[(tiles(n), S, B), THREADS](dx, dy, x, target, statistics, EPS)
-    else:
-        over_samples(_si_snr_backward_cpu, (dx, dy, x, target, statistics), (EPS,))
+    run(_si_snr_backward_cpu, _si_snr_backward_cuda, (dx,), (dy, x, target, statistics), (EPS,))
     return (dx,)

@@ -7,7 +7,7 @@ import json
 import numpy as np
 from side_by_side import in_turns, median_seconds, parser, peak_mb, write_json
 
-from tasnet_np.model import Config
+from tasnet_np.config import Config
 
 SMALL, ORIGIN = Config.preset("small"), Config.preset("origin")
 CASES = {  # config, seconds
@@ -24,7 +24,7 @@ SIDES = ("fused", "torch")
 
 def ours(config, mixture, threads):
     from tasnet_np import ConvTasNet
-    from tasnet_np.device import keep_freed_memory, set_threads
+    from tasnet_np.compute.cpu import keep_freed_memory, set_threads
 
     keep_freed_memory()
     set_threads(threads)

@@ -7,7 +7,7 @@ import json
 import numpy as np
 from side_by_side import in_turns, median_seconds, parser, peak_mb, write_json
 
-from tasnet_np.model import Config
+from tasnet_np.config import Config
 
 SMALL, ORIGIN = Config.preset("small"), Config.preset("origin")
 CASES = {  # config, batch; two seconds each
@@ -27,7 +27,7 @@ def example(config, batch):
 
 def our_step(config, batch, threads, path):
     from tasnet_np import ConvTasNet, NegativeSISNR
-    from tasnet_np.device import keep_freed_memory, set_threads
+    from tasnet_np.compute.cpu import keep_freed_memory, set_threads
     from tasnet_np.optim import Adam, clip_gradients
 
     keep_freed_memory()
@@ -66,7 +66,7 @@ def torch_step(config, batch, threads, compiled):
 
 def floor_step(config, batch, threads):
     """Only the matrix products of a step, in OpenBLAS, one thread per sample."""
-    from tasnet_np.device import over_samples, set_threads
+    from tasnet_np.compute.cpu import over_samples, set_threads
 
     set_threads(threads)
     N, B, H, Sc, L = config.filters, config.bottleneck, config.hidden, config.skip, config.filter_length

@@ -22,12 +22,13 @@ import numba
 import numpy as np
 from side_by_side import median_seconds  # puts torch_peer on the path
 
-from tasnet_np import device
-from tasnet_np.device import cuda
-from tasnet_np.gpu_training import Step
+from tasnet_np.compute import arrays, gpu
+from tasnet_np.compute.gpu import cuda
+from tasnet_np.step import Step
 from tasnet_np.gradcheck import reduced
 from tasnet_np.layers import NegativeSISNR
-from tasnet_np.model import Config, ConvTasNet
+from tasnet_np.config import Config
+from tasnet_np.execution import ConvTasNet
 from tasnet_np.optim import Adam
 from tasnet_np.recipe import Recipe
 from tasnet_np.trainer import Trainer
@@ -56,16 +57,16 @@ def our_step(config, batch):
     step = Step(model, NegativeSISNR(), Adam(model.params), clip=5.0)
     data = example(config, batch)
     step(data)
-    return lambda: step(data), step.graph
+    return lambda: step(data), step.work
 
 
 def our_inference(config):
     model = ConvTasNet(config).to("cuda")
-    mixture = device.move(example(config, 1, INFERENCE_SECONDS).mixture, "cuda")
+    mixture = arrays.move(example(config, 1, INFERENCE_SECONDS).mixture, "cuda")
 
     def separate():
         model.forward(mixture, keep=False)
-        device.wait_for_gpu()
+        gpu.wait_for_gpu()
 
     return separate
 
@@ -147,13 +148,13 @@ def compare(rounds, runs):
 def copy_bandwidth():
     """GB/s of a copy inside the GPU's memory, read and written bytes together."""
     size = 1 << 28
-    a = device.zeros((size,), like=device.move(np.zeros(1, np.float32), "cuda"))
-    b = device.empty(a.shape, like=a)
+    a = arrays.zeros((size,), like=arrays.move(np.zeros(1, np.float32), "cuda"))
+    b = arrays.empty(a.shape, like=a)
     seconds = _seconds_of(lambda: b.data.copy_to_device(a.data), launches=10)
     return 2 * 4 * size / seconds / 1e9
 
 
-@device.cuda_kernel
+@gpu.cuda_kernel
 def _multiply_add(y, rounds):
     """16 independent chains of multiplications and additions for each thread."""
     i = cuda.grid(1)
@@ -170,7 +171,7 @@ def _multiply_add(y, rounds):
 def float32_peak():
     """GFLOP/s of multiplications and additions in registers."""
     threads, rounds = 1 << 20, 4096
-    y = device.zeros((threads,), like=device.move(np.zeros(1, np.float32), "cuda"))
+    y = arrays.zeros((threads,), like=arrays.move(np.zeros(1, np.float32), "cuda"))
     seconds = _seconds_of(lambda: _multiply_add[threads // 256, 256](y, rounds), launches=3)
     return 2 * 16 * threads * rounds / seconds / 1e9
 
@@ -181,7 +182,7 @@ def _seconds_of(launch, launches=20):
     def many():
         for _ in range(launches):
             launch()
-        device.wait_for_gpu()
+        gpu.wait_for_gpu()
 
     return median_seconds(many, runs=5) / launches
 
@@ -189,7 +190,7 @@ def _seconds_of(launch, launches=20):
 def of_kernels(config, batch):
     """For every kernel of a training step: time, GB/s and GFLOP/s, with its longest launch."""
     longest = {}
-    launch = device._launch
+    launch = gpu._launch
 
     def note(kernel, configuration, arguments):
         launch(kernel, configuration, arguments)
@@ -201,14 +202,14 @@ def of_kernels(config, batch):
     step = Step(model, NegativeSISNR(), Adam(model.params), clip=5.0)
     data = example(config, batch)
     step(data)
-    device._launch = note
+    gpu._launch = note
     try:
         step(data)
     finally:
-        device._launch = launch
+        gpu._launch = launch
     rows = []
     for kernel, (nbytes, configuration, arguments) in longest.items():
-        graph = device.CudaGraph(lambda: [launch(kernel, configuration, arguments) for _ in range(20)])
+        graph = gpu.CudaGraph(lambda: [launch(kernel, configuration, arguments) for _ in range(20)])
         seconds = _seconds_of(graph, launches=1) / 20
         rows.append({
             "kernel": f"{kernel.__module__.split('.')[-1]}.{kernel.__name__}",
@@ -227,7 +228,7 @@ def nbytes_of(arguments):
         if isinstance(value, tuple):
             for part in value:
                 collect(part)
-        elif device.on_gpu(value):
+        elif isinstance(value, gpu.CudaArray):
             arrays[id(value.memory), value.offset] = value.size * value.dtype.itemsize
 
     collect(arguments)
@@ -235,10 +236,11 @@ def nbytes_of(arguments):
 
 
 def flops_of(configuration, arguments):
-    """Of a matrix product (see product.py); 0 for other kernels, which memory bounds."""
-    if not isinstance(arguments[0], tuple):
+    """Of a matrix product (see gpu_product.py); 0 for other kernels, which memory bounds."""
+    shape = arguments[-1]
+    if not (isinstance(shape, tuple) and len(shape) == 4 and all(isinstance(size, int) for size in shape)):
         return 0
-    M, N, K, pieces = arguments[-4:]
+    M, N, K, pieces = shape
     return 2 * M * N * K * configuration[0][2] // pieces
 
 
@@ -256,7 +258,7 @@ def parity(tiny, steps):
         losses = [trainer.step(data)["loss"] for trainer in trainers]
         differences.append(abs(losses[0] - losses[1]))
     worst = max(differences)
-    graph = trainers[1].gpu_step.graph
+    graph = trainers[1].update.work
     print("the steps on the GPU are recorded" if graph.graph else f"the steps are not recorded: {graph.problem}")
     print(f"parity over {steps} steps: the losses differ by at most {worst:.2e} dB (allowed: {PARITY_DB})")
     return worst <= PARITY_DB
@@ -309,7 +311,7 @@ def main():
     parser.add_argument("--runs", type=int, default=20, help="steps in a round")
     parser.add_argument("--out", type=Path, default=Path("build"))
     options = parser.parse_args()
-    device.choose_device("cuda")
+    gpu.choose_device("cuda")
     if options.parity:
         return 0 if parity(options.tiny, options.steps) else 1
     if options.step:

@@ -21,7 +21,7 @@ from baselines import improvements
 from recipe import REAL, by_snr, judge, train_or_resume
 
 from tasnet_np import layouts, manifest
-from tasnet_np.model import Config
+from tasnet_np.config import Config
 from tasnet_np.recipe import Recipe
 
 DATA = Path(__file__).parents[2] / "data"

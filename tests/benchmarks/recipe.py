@@ -30,7 +30,7 @@ from baselines import METHODS, improvements
 from side_by_side import write_json
 
 from tasnet_np.evaluate import score
-from tasnet_np.model import Config
+from tasnet_np.config import Config
 from tasnet_np.recipe import Recipe
 from tasnet_np.report import held_out_mixtures
 from tasnet_np.run_folder import RunFolder

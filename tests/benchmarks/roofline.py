@@ -16,12 +16,12 @@ from side_by_side import cpu_name, median_seconds
 from threadpoolctl import threadpool_limits
 
 from tasnet_np import ConvTasNet, NegativeSISNR
-from tasnet_np.device import keep_freed_memory, set_threads
+from tasnet_np.compute.cpu import keep_freed_memory, set_threads
 from tasnet_np.safe_files import atomic_path
-from tasnet_np.model import Config
+from tasnet_np.config import Config
 from tasnet_np.ops import tcn_block as ops
 from tasnet_np.optim import Adam, clip_gradients
-from tasnet_np.product import add_product_over_time, panels, product
+from tasnet_np.compute.cpu_product import add_product_over_time, panels, product_with_weight
 
 
 def stages(config):
@@ -58,10 +58,10 @@ def stages(config):
 
     in_the_middle = (10 + 2 * K) * HT, 8 * HT
     return {
-        "We x": (lambda: product(a, x, to_a), flops * H * B, 4 * (HT + B * T)),
+        "We x": (lambda: product_with_weight(a, x, to_a), flops * H * B, 4 * (HT + B * T)),
         "bias, PReLU, sums": (lambda: ops._first_prelu_forward_cpu(s, q, a, vector * 0, alpha), 6 * HT, 8 * HT),
         "norm, depthwise, PReLU, sums": (middle, *in_the_middle),
-        "W2 z": (lambda: product(y, z, to_y), flops * H * O, 4 * (HT + OT)),
+        "W2 z": (lambda: product_with_weight(y, z, to_y), flops * H * O, 4 * (HT + OT)),
         "norm, residual, skip": (
             lambda: ops._join_forward_cpu(x, skips, y, m, r, u, u, 0, T), 5 * OT, 12 * OT,
         ),
@@ -69,14 +69,14 @@ def stages(config):
         "dy r, sums": (scale, 4 * OT, 8 * OT),
         "z once more": (middle, *in_the_middle),
         "dy z^T": (lambda: add_product_over_time(w2, y, z), flops * H * O, 4 * (HT + OT)),
-        "W2^T dy": (lambda: product(g, y, from_y), flops * H * O, 4 * (HT + OT)),
+        "W2^T dy": (lambda: product_with_weight(g, y, from_y), flops * H * O, 4 * (HT + OT)),
         "sums for the norm": (lambda: ops._sums_backward_cpu(s, q, g, z, m, r), 4 * HT, 8 * HT),
         "back through the middle": (back_through_the_middle, (24 + 8 * K) * HT, 12 * HT),
         "back to the expansion": (
             lambda: ops._prelu_backward_cpu(g, dh, a, A, D, alpha), 7 * HT, 12 * HT,
         ),
         "da x^T": (lambda: add_product_over_time(we, z, x), flops * H * B, 4 * (HT + B * T)),
-        "We^T da": (lambda: product(dx, z, from_a), flops * H * B, 4 * (HT + B * T)),
+        "We^T da": (lambda: product_with_weight(dx, z, from_a), flops * H * B, 4 * (HT + B * T)),
     }  # fmt: skip
 
 

@@ -21,7 +21,8 @@ from tasnet_np import manifest
 from tasnet_np.corpus import Store, open_corpus
 from tasnet_np.mixing import Mixer, fixed_batches
 from tasnet_np.evaluate import evaluate, table
-from tasnet_np.model import Config, ConvTasNet
+from tasnet_np.config import Config
+from tasnet_np.execution import ConvTasNet
 from tasnet_np.recipe import Recipe
 from tasnet_np.train import train
 

@@ -14,7 +14,8 @@ import soundfile
 from side_by_side import parser, write_json
 
 import tasnet_np
-from tasnet_np.model import Config, ConvTasNet
+from tasnet_np.config import Config
+from tasnet_np.execution import ConvTasNet
 
 TORCH = """
 import sys, soundfile, torch

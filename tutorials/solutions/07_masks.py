@@ -20,7 +20,7 @@ from tasnet_np import Config, ConvTasNet
 from tasnet_np.metrics import si_snr
 from tasnet_np.mixing import mix
 from tasnet_np.ops.conv1d import conv1d_forward
-from tasnet_np.ops.conv_transpose1d import conv_transpose1d_forward
+from tasnet_np.ops.conv1d import conv_transpose1d_forward
 from tasnet_np.ops.elementwise import (
     prelu_forward, relu_forward, sigmoid_backward, sigmoid_forward, softmax_backward, softmax_forward,
 )  # fmt: skip

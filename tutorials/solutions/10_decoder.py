@@ -17,9 +17,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from tasnet_np.gradcheck import relative_error
-from tasnet_np.model import Config
+from tasnet_np.config import Config
 from tasnet_np.ops.conv1d import conv1d_forward
-from tasnet_np.ops.conv_transpose1d import conv_transpose1d_forward
+from tasnet_np.ops.conv1d import conv_transpose1d_forward
 
 K, rate = 16, 8000
 rng = np.random.default_rng(10)

@@ -15,7 +15,8 @@ import companion
 
 import numpy as np
 
-from tasnet_np.model import Config, ConvTasNet
+from tasnet_np.config import Config
+from tasnet_np.execution import ConvTasNet
 
 rng = np.random.default_rng(11)
 

@@ -19,7 +19,8 @@ import numpy as np
 from tasnet_np.layers import NegativeSISNR
 from tasnet_np.metrics import si_snr
 from tasnet_np.mixing import mix
-from tasnet_np.model import Config, ConvTasNet
+from tasnet_np.config import Config
+from tasnet_np.execution import ConvTasNet
 from tasnet_np.optim import Adam, clip_gradients
 
 rate = 8000  # Hz

@@ -22,7 +22,8 @@ from tasnet_np.layers import NegativeSISNR
 from tasnet_np.layouts import folders
 from tasnet_np.manifest import make_manifest
 from tasnet_np.mixing import Batch, Mixer, fixed_batches
-from tasnet_np.model import Config, ConvTasNet
+from tasnet_np.config import Config
+from tasnet_np.execution import ConvTasNet
 from tasnet_np.optim import Adam
 from tasnet_np.recipe import Recipe
 from tasnet_np.trainer import Trainer

@@ -18,8 +18,10 @@ import dataclasses
 import matplotlib.pyplot as plt
 import numpy as np
 
-from tasnet_np.model import Config, ConvTasNet
-from tasnet_np.ops.norms import EPS, cumulative_layer_norm_forward
+from tasnet_np.config import Config
+from tasnet_np.execution import ConvTasNet
+from tasnet_np.ops.frame_statistics import EPS
+from tasnet_np.ops.norms import cumulative_layer_norm_forward
 from tasnet_np.streaming import Streamer
 
 config = Config(

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import threadpoolctl
 
-from tasnet_np.device import each_in_order, get_threads, over_samples, set_threads, sizes
+from tasnet_np.compute.cpu import each_in_order, get_threads, over_samples, set_threads
+from tasnet_np.compute.arrays import sizes
 
 
 @pytest.fixture(params=[1, 3])

@@ -1,0 +1,429 @@
+"""The GPU: its memory, how kernels are compiled and launched, and launches recorded as a graph.
+
+numba.cuda is imported by the first thing that needs it: it takes longer than all the rest together.
+"""
+
+import collections
+import contextlib
+import functools
+import inspect
+import math
+import os
+import types
+import warnings
+from functools import cache
+
+import numpy as np
+
+from tasnet_np.compute.versions import version_of
+
+SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") != "0"  # a GPU's threads are Python threads then: slow
+THREADS = 8 if SIMULATED else 256  # in a block, except for a Product's; a power of 2
+SHARED_BYTES = 44 * 1024  # of shared memory that a kernel may ask for: every GPU gives 48 KB to a block
+
+
+class _LazyCuda:
+    """numba.cuda, imported when it is first used."""
+
+    def __getattr__(self, name):
+        return getattr(_numba_cuda(), name)
+
+
+cuda = _LazyCuda()
+ALIGNS = False  # in a kernel: whether cuda.shared.array takes an alignment
+
+
+@cache
+def _numba_cuda():
+    from numba import config
+    from numba import cuda as module
+
+    configs = [config]
+    with contextlib.suppress(ImportError):  # numba-cuda has a configuration of its own
+        from numba.cuda.core import config as own
+
+        configs.append(own)
+    for each_config in configs:
+        each_config.CUDA_LOW_OCCUPANCY_WARNINGS = 0  # small models have small grids
+    return module
+
+
+@cache
+def cuda_problem():
+    """Why there is no GPU to compute on, in a few words; None if there is one."""
+    try:
+        if cuda.is_available():
+            return None
+        return "no NVIDIA GPU with a driver was found"
+    except Exception as error:  # an incomplete installation fails in many ways
+        return f"numba.cuda does not work here ({' '.join(str(error).split())[:100]})"
+
+
+def choose_device(name):
+    """ "cpu" or "cuda", from what the user asked for; "auto" takes a GPU if there is one.
+
+    Raises
+    ------
+    ValueError : another name, or "cuda" where there is no GPU
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"--device {name}: give auto, cpu or cuda")
+    if name == "cpu" or (name == "auto" and cuda_problem()):
+        return "cpu"
+    if cuda_problem():
+        raise ValueError(f"--device cuda: {cuda_problem()}; use --device cpu, or auto")
+    return "cuda"
+
+
+class CudaFunction:
+    """A function that kernels call on the GPU."""
+
+    def __init__(self, function):
+        self.function = function
+
+
+cuda_function = CudaFunction
+
+
+class CudaKernel:
+    """A function that runs on the GPU, once for every thread: `kernel[blocks, threads](*arguments)`.
+
+    It is compiled by its first launch. `kernel[blocks, threads, count, dtype]` gives each block an array of `count`
+    numbers in shared memory.
+    """
+
+    def __init__(self, function):
+        self.function = function
+        self.__name__ = function.__name__
+        self.__module__ = function.__module__
+
+    def __getitem__(self, configuration):
+        return lambda *arguments: _launch(self, configuration, arguments)
+
+    @functools.cached_property
+    def compiled(self):
+        return cuda.jit(cache=not SIMULATED)(self.python_function())
+
+    def python_function(self):
+        """The function as numba.cuda needs it: with the real `cuda`, and device functions that it can call."""
+        aligns = not SIMULATED and "alignment" in inspect.signature(cuda.shared.array).parameters
+        return _with_real_names(self.function, {"cuda": _numba_cuda(), "ALIGNS": aligns})
+
+
+cuda_kernel = CudaKernel
+
+
+def _with_real_names(function, names):
+    """A copy of `function` that finds its globals in `names`, where lazy ones are replaced.
+
+    The kernel and all that it calls share that one dict, which is what the simulator expects.
+    """
+
+    def real(value):
+        if not isinstance(value, CudaFunction):
+            return value
+        return cuda.jit(device=True)(_with_real_names(value.function, names))
+
+    for name in function.__code__.co_names:
+        if name not in names and name in function.__globals__:
+            names[name] = real(function.__globals__[name])
+    cells = [types.CellType(real(cell.cell_contents)) for cell in function.__closure__ or ()]
+    copy = types.FunctionType(function.__code__, names, function.__name__, None, tuple(cells))
+    copy.__qualname__ = f"{function.__qualname__}_{version_of(function.__module__)}"
+    copy.__module__ = function.__module__
+    names["__name__"] = function.__module__
+    return copy
+
+
+_stream = 0  # where launches go: the default stream, or a graph that is being captured
+
+
+def _launch(kernel, configuration, arguments):
+    blocks, threads, *shared = configuration
+    nbytes = shared[0] * np.dtype(shared[1]).itemsize if shared else 0
+    if nbytes > SHARED_BYTES:
+        raise ValueError(f"{kernel.__name__} needs {nbytes} bytes of shared memory, a GPU has {SHARED_BYTES}")
+    kernel.compiled[blocks, threads, _stream, nbytes](*map(_numba_argument, arguments))
+
+
+def _numba_argument(value):
+    if isinstance(value, CudaArray):
+        return value.data
+    if not isinstance(value, tuple):
+        return value
+    values = map(_numba_argument, value)
+    return type(value)(*values) if hasattr(value, "_fields") else tuple(values)  # a NamedTuple stays one
+
+
+def tiles(size, tile=THREADS):
+    """How many tiles cover `size` elements."""
+    return -(-size // tile)
+
+
+class _MemoryPool:
+    """Memory that was used before, by dtype and size. After the first step, nothing new is allocated.
+
+    A step's arrays have the same sizes as the last one's. All work is in one stream, so memory that
+    Python has let go of can be handed out again at once: what reads it comes before what writes it next.
+    """
+
+    def __init__(self):
+        self.free = collections.defaultdict(list)
+        self.allocations = 0
+
+    def take(self, size, dtype):
+        if self.free[size, dtype]:
+            return self.free[size, dtype].pop()
+        self.allocations += 1
+        try:
+            return cuda.device_array(size, dtype)
+        except Exception:  # out of memory (each version of numba has its own error): give back what is unused
+            if not any(self.free.values()):
+                raise
+            self.free.clear()
+            return cuda.device_array(size, dtype)
+
+    def give_back(self, memory):
+        self.free[memory.size, memory.dtype].append(memory)
+
+
+_memory_in_use = _MemoryPool()
+
+
+@contextlib.contextmanager
+def _own_memory(pool):
+    """Take memory from another pool: that of a graph, whose arrays nobody else may get."""
+    global _memory_in_use
+    before, _memory_in_use = _memory_in_use, pool
+    try:
+        yield
+    finally:
+        _memory_in_use = before
+
+
+class _Memory:
+    """A piece of GPU memory, given back to its pool when the last array in it is gone."""
+
+    def __init__(self, size, dtype):
+        self.pool = _memory_in_use
+        self.flat = self.pool.take(size, np.dtype(dtype))
+        self.views = {}  # numba's arrays by offset and shape: making one takes longer than a launch
+
+    def view(self, offset, shape):
+        if (offset, shape) not in self.views:
+            size = math.prod(shape)
+            self.views[offset, shape] = self.flat[offset : offset + size].reshape(shape)
+        return self.views[offset, shape]
+
+    def __del__(self):
+        if hasattr(self, "flat"):  # else there was no memory to be had
+            self.pool.give_back(self.flat)
+
+
+class CudaArray:
+    """An array on the GPU: contiguous, of a fixed shape. Kernels read and write it; the rest is here.
+
+    `float(a)` and `a.numpy()` wait for the GPU and bring numbers to the CPU. A slice `a[i:j]` of the first axis
+    and `a[i]` are views, as is `a.reshape(...)`.
+    """
+
+    def __init__(self, memory, shape, offset=0):
+        self.memory = memory
+        self.shape = tuple(int(size) for size in shape)
+        self.offset = offset
+        self.dtype = np.dtype(memory.flat.dtype)
+        self.ndim = len(self.shape)
+        self.size = math.prod(self.shape)
+
+    @property
+    def data(self):
+        """numba's own array, for the kernels."""
+        return self.memory.view(self.offset, self.shape)
+
+    def __len__(self):
+        return self.shape[0]
+
+    def __getitem__(self, index):
+        rest = math.prod(self.shape[1:])
+        if isinstance(index, slice):
+            start, stop, _ = index.indices(len(self))
+            return CudaArray(self.memory, (stop - start, *self.shape[1:]), self.offset + start * rest)
+        return CudaArray(self.memory, self.shape[1:], self.offset + range(len(self))[index] * rest)
+
+    def reshape(self, *shape):
+        if len(shape) == 1 and isinstance(shape[0], tuple):
+            shape = shape[0]
+        known = math.prod(size for size in shape if size != -1)
+        return CudaArray(self.memory, [self.size // known if size == -1 else size for size in shape], self.offset)
+
+    def __add__(self, other):
+        total = new_array(self.shape, self.dtype)
+        flat = [array.reshape(-1) for array in (total, self, other)]
+        _add_cuda[tiles(self.size), THREADS](*flat)
+        return total
+
+    def __float__(self):
+        return float(self.numpy().reshape(()))
+
+    def numpy(self):
+        """A copy on the CPU."""
+        return self.data.copy_to_host().reshape(self.shape)
+
+    def copy_from(self, array):
+        """Copy a NumPy array of the same shape and dtype here."""
+        self.data.copy_to_device(np.ascontiguousarray(array), stream=_stream)
+
+
+def new_array(shape, dtype):
+    """A CudaArray with unknown contents."""
+    return CudaArray(_Memory(math.prod(shape), dtype), shape)
+
+
+def new_arrays_in_a_row(shapes, dtype):
+    """CudaArrays that follow each other in memory, so that one kernel can take all."""
+    sizes = [math.prod(shape) for shape in shapes]
+    memory = _Memory(sum(sizes), dtype)
+    return [CudaArray(memory, shape, sum(sizes[:i])) for i, shape in enumerate(shapes)]
+
+
+def joined(*columns):
+    """Join CudaArrays that follow each other in memory, in all columns alike.
+
+    Each column is a list of arrays; in return come tuples of flat arrays, one of each column. What has to be
+    done for every element then takes a launch for each run instead of one for each array.
+    """
+    joined = []
+    for row in zip(*columns, strict=True):
+        row = [array.reshape(-1) for array in row]
+        if joined and all(
+            before.memory is array.memory and before.offset + before.size == array.offset
+            for before, array in zip(joined[-1], row)
+        ):
+            row = [
+                CudaArray(before.memory, [before.size + array.size], before.offset)
+                for before, array in zip(joined.pop(), row)
+            ]
+        joined.append(tuple(row))
+    return joined
+
+
+@cuda_kernel
+def _add_cuda(total, a, b):
+    i = cuda.grid(1)
+    if i < total.size:
+        total[i] = a[i] + b[i]
+
+
+@cuda_function
+def block_sum(value, scratch):
+    """The sum of all threads' values, in a fixed order, for every thread. scratch is shared, (THREADS,)."""
+    i = cuda.threadIdx.x
+    scratch[i] = value
+    cuda.syncthreads()
+    half = THREADS // 2
+    while half > 0:
+        if i < half:
+            scratch[i] += scratch[i + half]
+        cuda.syncthreads()
+        half //= 2
+    total = scratch[0]
+    cuda.syncthreads()
+    return total
+
+
+def sum_parts(total, parts):
+    """total[...] = sum over the first axis of parts, in its order."""
+    flat = total.reshape(-1), parts.reshape(len(parts), total.size)
+    if len(parts) < THREADS:
+        _sum_parts_cuda[tiles(total.size), THREADS](*flat)
+    else:
+        _sum_many_parts_cuda[total.size, THREADS](*flat)
+
+
+@cuda_kernel
+def _sum_parts_cuda(total, parts):
+    i = cuda.grid(1)
+    if i < total.size:
+        value = 0.0
+        for p in range(len(parts)):
+            value += parts[p, i]
+        total[i] = value
+
+
+@cuda_kernel
+def _sum_many_parts_cuda(total, parts):
+    scratch = cuda.shared.array(THREADS, np.float64)
+    i = cuda.blockIdx.x
+    value = 0.0
+    for p in range(cuda.threadIdx.x, len(parts), THREADS):
+        value += parts[p, i]
+    value = block_sum(value, scratch)
+    if cuda.threadIdx.x == 0:
+        total[i] = value
+
+
+class CudaGraph:
+    """A task's kernel launches, recorded once and then launched together.
+
+    Calling it runs the task; the third time, the task is recorded (the first two compile its kernels and
+    allocate its memory), and from then on only the recording runs. So the task must launch the same kernels on the
+    same arrays every time and do nothing else that matters. Where numba.cuda cannot record (the simulator,
+    the built-in numba.cuda, an old numba-cuda), the task runs every time; `problem` says why, and what was not
+    expected to fail is a warning, too.
+    """
+
+    def __init__(self, task):
+        self.task = task
+        self.calls = 0
+        self.pool = _MemoryPool()
+        self.graph = None
+        self.problem = "simulated" if SIMULATED else None  # why it is not recorded
+
+    def __call__(self):
+        self.calls += 1
+        if self.graph is None and self.calls > 2 and self.problem is None:
+            self._record()
+        if self.graph is not None:
+            self.graph.launch(self.stream)
+            return
+        with _own_memory(self.pool):
+            self.task()
+
+    def _record(self):
+        global _stream
+        builder = None
+        try:
+            from numba.cuda.cudadrv.driver import GraphBuilder  # noqa: F401, then launches accept one
+
+            try:
+                from cuda.core import Device, Stream
+            except ImportError:  # before cuda.core 1.0
+                from cuda.core.experimental import Device, Stream
+
+            device = Device()
+            device.set_current()
+            self.stream = Stream.from_handle(0)  # the default stream, where everything else is
+            builder = _stream = device.create_graph_builder()
+            with _own_memory(self.pool):
+                builder.begin_building()
+                self.task()
+            self.graph = builder.end_building().complete()
+        except Exception as error:  # each version of numba.cuda and of the driver has its own
+            self.problem = f"{type(error).__name__}: {error}"
+            if not isinstance(error, ImportError):
+                warnings.warn(f"a step on the GPU could not be recorded, so it is slower: {self.problem}", stacklevel=3)
+            if builder is not None:
+                with contextlib.suppress(Exception):
+                    builder.close()  # ends what is still being recorded
+        finally:
+            _stream = 0
+
+
+def wait_for_gpu():
+    """Wait until the GPU has done all that was asked of it."""
+    cuda.synchronize()
+
+
+def pinned_like(array):
+    """A NumPy array of the same shape that the GPU can read while the CPU goes on."""
+    return cuda.pinned_array(array.shape, array.dtype)

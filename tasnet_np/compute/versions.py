@@ -1,0 +1,45 @@
+"""Which version of the package's sources a compiled kernel belongs to.
+
+Numba keeps compiled kernels on disk. It makes a kernel anew when the file of that kernel changes. It does not notice a
+change in another file, although the kernel contains what it calls there, and the constants that it reads there. So a
+kernel's name ends with a checksum of all files of this package that its own file imports, directly or not.
+"""
+
+import re
+import zlib
+from functools import cache
+from pathlib import Path
+
+PACKAGE = __name__.partition(".")[0]
+ROOT = Path(__file__).parents[1]
+IMPORT = re.compile(rf"^from ({PACKAGE}[\w.]*) import (\([^)]*\)|[^\n]*)", re.MULTILINE)  # not those within functions
+
+
+@cache
+def version_of(module):
+    """A checksum, eight hexadecimal digits, of all other files of the package that a module of it depends on."""
+    checksum = 0
+    for file in sorted(_with_imports(module, set()) - {_file(module)}):
+        checksum = zlib.crc32(file.read_bytes(), checksum)
+    return f"{checksum:08x}"
+
+
+def _with_imports(module, files):
+    """Add the module's file, and those of all that it imports, to the set `files`; return the set."""
+    file = _file(module)
+    if file is None or file in files:
+        return files
+    files.add(file)
+    for package, names in IMPORT.findall(file.read_text(encoding="utf-8")):
+        _with_imports(package, files)
+        for name in re.findall(r"\w+", names):
+            _with_imports(f"{package}.{name}", files)
+    return files
+
+
+def _file(module):
+    """The file of a module of this package; None for what is no module of it."""
+    if module.partition(".")[0] != PACKAGE:
+        return None
+    place = ROOT.joinpath(*module.split(".")[1:])
+    return next((file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()), None)
