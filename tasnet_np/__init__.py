@@ -12,7 +12,9 @@ from tasnet_np.blas import choose_kernels
 choose_kernels()  # before anything loads NumPy
 
 from tasnet_np.checkpoint import load, save
+from tasnet_np.config import Config
 from tasnet_np.errors import UserError
+from tasnet_np.execution import ConvTasNet
 from tasnet_np.layers import NegativeSISNR
 from tasnet_np.streaming import Streamer
 
