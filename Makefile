@@ -20,7 +20,7 @@ demo: $(BIN)/tasnet-np
 
 test: $(BIN)/tasnet-np
 	$(BIN)/python -m pytest
-	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest tests/test_ops.py tests/test_gradcheck.py tests/test_layers.py
+	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest tests/ops/test_ops.py tests/network/test_gradcheck.py tests/network/test_layers.py
 
 tutorials: $(BIN)/tasnet-np
 	$(BIN)/python tutorials/book.py --out build/tutorials
@@ -36,7 +36,7 @@ bench: $(BIN)/tasnet-np
 gpu: $(BIN)/tasnet-np
 	$(BIN)/pip install --quiet --editable '.[gpu]' nvidia-cuda-nvcc torch==2.13.0
 	mkdir -p build
-	$(BIN)/python -m pytest tests/test_cuda.py tests/test_ptx.py
+	$(BIN)/python -m pytest tests/compute/test_cuda.py tests/compute/test_ptx.py
 	$(BIN)/python tests/benchmarks/gpu.py --parity
 	if command -v compute-sanitizer >/dev/null; then for tool in memcheck racecheck; do \
 	  compute-sanitizer --tool $$tool --error-exitcode 1 $(BIN)/python tests/benchmarks/gpu.py --step || exit 1; \

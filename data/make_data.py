@@ -32,8 +32,7 @@ PEAK = 0.9
 NOISE_SECONDS = 8
 SENTENCES = Path(__file__).resolve().parent / "sentences"  # a file per speaker, a sentence per line
 ESPEAK_MISSING = (
-    "espeak-ng is not installed; get it with: sudo apt-get install espeak-ng "
-    "(macOS: brew install espeak-ng)"
+    "espeak-ng is not installed; get it with: sudo apt-get install espeak-ng (macOS: brew install espeak-ng)"
 )
 
 # name: (espeak-ng voice+variant, pitch 0..99, words per minute)
@@ -51,7 +50,16 @@ SPEAKERS = {
 }
 HELD_OUT_SPEAKER = ("en-us+m7", 45, 160)  # speaks only in noisy/
 BABBLE = (
-    "da+f1", "el+m2", "tr+f3", "fi+m4", "ro+f5", "hu+m6", "cs+f2", "id+m1", "sw+m3", "et+f4",
+    "da+f1",
+    "el+m2",
+    "tr+f3",
+    "fi+m4",
+    "ro+f5",
+    "hu+m6",
+    "cs+f2",
+    "id+m1",
+    "sw+m3",
+    "et+f4",
 )
 NOISY = {
     "noisy-mono-8k.wav": "speech and vacuum cleaner at 0 dB, 8 kHz, mono",
@@ -108,7 +116,7 @@ def place(x, start, event):
     """Add `event` to x from `start` seconds on; what passes the end is dropped."""
     first = int(start * RATE)
     last = min(len(x), first + len(event))
-    x[first:last] += event[:max(0, last - first)]
+    x[first:last] += event[: max(0, last - first)]
 
 
 def at_random(rng, n, per_second):
@@ -335,8 +343,26 @@ def applause(rng, n):
 
 
 NOISES = (
-    white, pink, brown, mains_hum, fan, rain, wind, crackle, engine, keyboard, alarm, siren,
-    babble, bubbles, train, crickets, helicopter, jackhammer, music, dishes,
+    white,
+    pink,
+    brown,
+    mains_hum,
+    fan,
+    rain,
+    wind,
+    crackle,
+    engine,
+    keyboard,
+    alarm,
+    siren,
+    babble,
+    bubbles,
+    train,
+    crickets,
+    helicopter,
+    jackhammer,
+    music,
+    dishes,
 )
 
 
@@ -360,7 +386,7 @@ def espeak_version():
 
 def frames(x):
     """The whole frames of x, (frames, FRAME), and their levels in dB re the loudest, (frames,)."""
-    x = x[:len(x) // FRAME * FRAME].reshape(-1, FRAME)
+    x = x[: len(x) // FRAME * FRAME].reshape(-1, FRAME)
     power = np.mean(np.square(x), axis=1)
     return x, 10 * np.log10(np.maximum(power / power.max(), 1e-12))
 
@@ -369,7 +395,7 @@ def trim(x):
     """Drop leading and trailing frames more than 50 dB below the loudest."""
     x, levels = frames(x)
     loud = np.flatnonzero(levels > -50)
-    return x[loud[0]:loud[-1] + 1].ravel()
+    return x[loud[0] : loud[-1] + 1].ravel()
 
 
 def active_rms(x):
@@ -412,10 +438,7 @@ def make_noise(noise, seed=SEED):
 
 def make_noises():
     """All noises that training may hear."""
-    return {
-        f"noise/{noise.__name__}.flac": (to_int16(make_noise(noise)), RATE)
-        for noise in NOISES
-    }
+    return {f"noise/{noise.__name__}.flac": (to_int16(make_noise(noise)), RATE) for noise in NOISES}
 
 
 def make_speech():
@@ -434,13 +457,13 @@ def make_noisy():
     gap = np.zeros(RATE // 5)
 
     speech = np.concatenate([clips[0], gap, clips[1], gap, clips[2]])
-    noise = make_noise(vacuum_cleaner)[:len(speech)]
+    noise = make_noise(vacuum_cleaner)[: len(speech)]
     mono = mix(speech[:, None], noise[:, None], 0.0, 8000)
 
     left = make_noise(applause)
     right = np.roll(left, 3 * RATE)
     speech = clips[3][:, None] * [1.0, 0.6]
-    noise = np.stack([left, right], axis=1)[:len(speech)]
+    noise = np.stack([left, right], axis=1)[: len(speech)]
     stereo = mix(speech, noise, 5.0, 44100)
     return {f"noisy/{name}": recording for name, recording in zip(NOISY, mono + stereo)}
 
@@ -497,8 +520,13 @@ def describe(group):
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description="Make the recordings of data/ again.")
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR",
-                        help="folder to write to; files of the same name are replaced")
+    parser.add_argument(
+        "--out",
+        required=True,
+        type=Path,
+        metavar="DIR",
+        help="folder to write to; files of the same name are replaced",
+    )
     options = parser.parse_args(arguments)
     if espeak_version() is None:
         print(f"error: {ESPEAK_MISSING}", file=sys.stderr)
@@ -508,8 +536,9 @@ def main(arguments=None):
         write(options.out, files)
     except subprocess.CalledProcessError as problem:
         command = shlex.join(problem.cmd)
-        print(f"error: exit code {problem.returncode} of: {command}; install espeak-ng again",
-              file=sys.stderr)
+        print(
+            f"error: exit code {problem.returncode} of: {command}; install espeak-ng again", file=sys.stderr
+        )
         return 2
     except OSError as problem:
         problem = f"{problem.filename or options.out}: {problem.strerror}"

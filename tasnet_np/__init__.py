@@ -11,12 +11,12 @@ from tasnet_np.blas import choose_kernels
 
 choose_kernels()  # before anything loads NumPy
 
-from tasnet_np.checkpoint import load, save
-from tasnet_np.config import Config
 from tasnet_np.errors import UserError
-from tasnet_np.execution import ConvTasNet
-from tasnet_np.layers import NegativeSISNR
-from tasnet_np.streaming import Streamer
+from tasnet_np.network.checkpoint import load, save
+from tasnet_np.network.config import Config
+from tasnet_np.network.execution import ConvTasNet
+from tasnet_np.network.layers import NegativeSISNR
+from tasnet_np.network.streaming import Streamer
 
 __version__ = "0.1.0"
 __all__ = ["Config", "ConvTasNet", "NegativeSISNR", "Streamer", "UserError", "load", "save"]

@@ -1,4 +1,4 @@
-"""Which of OpenBLAS's matrix products suit this processor. NumPy settles it when it is loaded, so this comes before NumPy."""
+"""Which of OpenBLAS's matrix products suit this processor. It is settled when NumPy is loaded, so this comes before."""
 
 import os
 import sys
@@ -23,14 +23,16 @@ def choose_kernels():
 
 
 def better_kernels(cpu_info):
-    """The value of OPENBLAS_CORETYPE for the processor that the text of /proc/cpuinfo describes; None for OpenBLAS's choice.
+    """OPENBLAS_CORETYPE for the processor that the text of /proc/cpuinfo describes; None for OpenBLAS's own choice.
 
     AMD's Zen 4 (family 25, with AVX-512) does a 512-bit operation in two halves. OpenBLAS gives it the kernels
     of Intel's SkylakeX, made for whole ones; the 256-bit ones that it has for older Zens are faster there.
     `OPENBLAS_CORETYPE=SkylakeX python tests/benchmarks/roofline.py` measures the others.
     """
     first = cpu_info.split("\n\n")[0]
-    fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in first.splitlines())}
+    fields = {
+        name.strip(): value.strip() for name, _, value in (line.partition(":") for line in first.splitlines())
+    }
     is_zen_4 = (
         fields.get("vendor_id") == "AuthenticAMD"
         and fields.get("cpu family") == "25"

@@ -86,7 +86,9 @@ def lock(folder):
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     except BlockingIOError:
-        raise UserError(f"{folder}: another run is writing there; wait for it, or choose another --out") from None
+        raise UserError(
+            f"{folder}: another run is writing there; wait for it, or choose another --out"
+        ) from None
     finally:
         if handle is not None:
             os.close(handle)

@@ -1,6 +1,6 @@
 """Fixtures that several test files use."""
 
-import tasnet_np  # isort: skip  before NumPy, as on the command line: so both have the same bits (see tasnet_np/blas.py)
+import tasnet_np  # isort: skip  # noqa: F401  before NumPy, as on the command line: so both have the same bits (see tasnet_np/blas.py)
 
 import os
 import subprocess

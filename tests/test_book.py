@@ -40,7 +40,10 @@ def visits(browser, book):
     for path in sorted(book.rglob("*.html")):
         page = context.new_page()
         errors, requests = [], []
-        page.on("console", lambda message: errors.append(message.text) if message.type in ("error", "warning") else None)
+        page.on(
+            "console",
+            lambda message: errors.append(message.text) if message.type in ("error", "warning") else None,
+        )
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("requestfailed", lambda request: errors.append(f"{request.url[:200]}: {request.failure}"))
         page.on("request", lambda request: requests.append(request.url))
@@ -70,10 +73,12 @@ FACTS = """async () => {
     text: document.body.innerText,
     ids: [...document.querySelectorAll("[id]")].map(element => element.id),
     links: [...document.querySelectorAll("a")].map(element => element.getAttribute("href")),
-    mathematics: [...document.querySelectorAll("math")].map(element => [element.getAttribute("alttext"), ...size(element)]),
+    mathematics: [...document.querySelectorAll("math")].map(
+      element => [element.getAttribute("alttext"), ...size(element)]),
     bad_mathematics: document.querySelectorAll("merror").length,
     pictures: [...document.querySelectorAll("img")].map(
-      element => [element.getAttribute("src"), element.alt, element.naturalWidth, element.naturalHeight, ...size(element)]),
+      element => [element.getAttribute("src"), element.alt, element.naturalWidth, element.naturalHeight,
+                  ...size(element)]),
     sounds: await Promise.all([...document.querySelectorAll("audio")].map(ready)),
     fonts: [...document.fonts].filter(font => font.status === "loaded").map(font => font.family),
     width: document.documentElement.scrollWidth,
@@ -133,7 +138,9 @@ def test_pictures_show_something(visits, book):
             assert alt and alt != "figure", (name, source)
             assert width >= 400 and height >= 100, (name, source)
             assert shown_width > 200 and shown_height > 50, (name, source)
-            pixels = matplotlib.image.imread(book / name.rsplit("/", 1)[0] / source if "/" in name else book / source)
+            pixels = matplotlib.image.imread(
+                book / name.rsplit("/", 1)[0] / source if "/" in name else book / source
+            )
             assert pixels[..., :3].std() > 0.01, (name, source)  # not one colour
 
 
@@ -169,7 +176,8 @@ def test_nothing_sticks_out_sideways(visits):
 def test_the_checks_can_fail(browser, tmp_path):
     """A page with one of each mistake: the facts that the tests above look at show all of them."""
     (tmp_path / "page.html").write_text(
-        "<title>t</title><math><merror></merror></math><img src='none.png'><audio src='data:audio/wav;base64,AAAA'></audio>"
+        "<title>t</title><math><merror></merror></math><img src='none.png'>"
+        "<audio src='data:audio/wav;base64,AAAA'></audio>"
         "<script>console.error('oops')</script><div style='width: 900px; height: 1px'></div><p>$$\\frac12$$</p>"
     )
     page = browser.new_page(viewport=PHONE)

@@ -213,8 +213,12 @@ def test_speaker_and_noises_of_the_noisy_clips_are_held_out():
     assert make_data.HELD_OUT_SPEAKER[0] not in voices + list(make_data.BABBLE)
     assert not set(voices) & set(make_data.BABBLE)
     assert not {"vacuum_cleaner", "applause"} & {path.stem for path in NOISE}
-    told = {line for path in (DATA / "sentences").iterdir() if path.stem != "held-out"
-            for line in path.read_text(encoding="utf-8").splitlines()}
+    told = {
+        line
+        for path in (DATA / "sentences").iterdir()
+        if path.stem != "held-out"
+        for line in path.read_text(encoding="utf-8").splitlines()
+    }
     assert not told & set(make_data.sentences("held-out"))
 
 

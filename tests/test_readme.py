@@ -46,7 +46,9 @@ def test_the_commands_run_as_written_in_their_order(here):
         for long, short in SHORTER.items():
             line = line.replace(long, short)
         assert main(shlex.split(line)[1:]) == 0, line
-    assert {"clean.wav", "background.wav", "run", "manifest.json", "corpus.png", "spectrograms.png"} <= {path.name for path in here.iterdir()}
+    assert {"clean.wav", "background.wav", "run", "manifest.json", "corpus.png", "spectrograms.png"} <= {
+        path.name for path in here.iterdir()
+    }
     (piped,) = commands("cat")
     path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
     subprocess.run(["bash", "-o", "pipefail", "-c", piped], check=True, env=os.environ | {"PATH": path})

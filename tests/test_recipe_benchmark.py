@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasnet_np.corpus import Clip, Corpus
-from tasnet_np.mixing import fixed_batches
-from tasnet_np.metrics import si_snr
-from tasnet_np.recipe import Recipe
+from tasnet_np.corpus.clips import Clip, Corpus
+from tasnet_np.corpus.mixing import fixed_batches
+from tasnet_np.sound.metrics import si_snr
+from tasnet_np.training.recipe import Recipe
 
 BENCHMARKS = Path(__file__).parent / "benchmarks"
 RATE = 8000
@@ -33,7 +33,9 @@ def recipe():
 def voice_in_hiss(snr_db, level=0.0):
     """A voice that comes and goes (the higher the level, the shorter it stays), and white noise."""
     time = np.arange(3 * RATE) / RATE
-    voice = sum(np.sin(2 * np.pi * 150 * k * time) / k for k in range(1, 15)) * (np.sin(2 * np.pi * 1.5 * time) > level)
+    voice = sum(np.sin(2 * np.pi * 150 * k * time) / k for k in range(1, 15)) * (
+        np.sin(2 * np.pi * 1.5 * time) > level
+    )
     noise = np.random.default_rng(0).standard_normal(len(time))
     noise *= np.linalg.norm(voice) / np.linalg.norm(noise) / 10 ** (snr_db / 20)
     return voice, voice + noise
@@ -81,7 +83,9 @@ def test_spectral_gating_lowers_the_noise_in_pauses(baselines):
 def test_improvements_are_by_mixture(baselines):
     rng = np.random.default_rng(0)
     clips = [Clip(str(i), rng.standard_normal(RATE).astype(np.float32)) for i in range(2)]
-    batches = fixed_batches(Corpus({"a": clips[:1]}, clips[1:]), samples=4000, rate=RATE, snrs_db=(0, 5), per_snr=2)
+    batches = fixed_batches(
+        Corpus({"a": clips[:1]}, clips[1:]), samples=4000, rate=RATE, snrs_db=(0, 5), per_snr=2
+    )
     inputs = {"half": lambda x, rate: 0.5 * x}
     scores = baselines.improvements(batches, RATE, inputs)
     assert list(scores) == ["half"]
@@ -105,7 +109,12 @@ def test_the_table_of_recipes(recipe):
         return {"recipe": name, "seed": seed, "steps": 10, "scores": scores, "classical": classical}
 
     zeros = {"unprocessed": dict.fromkeys(["-5", "0", "5", "10", "all"], 0.0)}
-    runs = [row("default", 0, 5.0, zeros), row("default", 1, 7.0, zeros), row("plain", 0, 4.0), row("plain", 1, 6.5)]
+    runs = [
+        row("default", 0, 5.0, zeros),
+        row("default", 1, 7.0, zeros),
+        row("plain", 0, 4.0),
+        row("plain", 1, 6.5),
+    ]
     lines = recipe.markdown([*runs, row("wide", 0, 5.5)], "default").splitlines()
     assert lines[2] == "| wide | 1 | 0.50 | 5.50 | 10.50 | 15.50 | **5.50** | - | +0.50 | 10 |"
     assert lines[3] == "| default | 2 | 1.00 | 6.00 | 11.00 | 16.00 | **6.00** | 1.41 | +0.00 | 10 |"
@@ -114,15 +123,26 @@ def test_the_table_of_recipes(recipe):
 
 
 def test_a_short_series(recipe, recordings, tmp_path, monkeypatch, capsys):
-    """Three recipes of a few steps, each with another speaker held out by another seed; a second call finds all done."""
-    from tasnet_np.config import Config
+    """Three recipes of a few steps, each with another speaker held out; a second call finds all done."""
+    from tasnet_np.network.config import Config
 
     small = Config(filters=16, filter_length=8, bottleneck=8, hidden=12, skip=8, blocks=2, repeats=1)
     monkeypatch.setattr(Config, "preset", classmethod(lambda cls, name: small))
     monkeypatch.setattr(recipe, "METHODS", {"half": lambda x, rate: 0.5 * x})
-    changes = {"default": {"seconds": 0.2}, "wide": {"model": {"filters": 20}}, "slow": {"learning_rate": 1e-4}}
+    changes = {
+        "default": {"seconds": 0.2},
+        "wide": {"model": {"filters": 20}},
+        "slow": {"learning_rate": 1e-4},
+    }
     monkeypatch.setattr(recipe, "RECIPES", changes)
-    folders = ["--speech", str(recordings / "speech"), "--noise", str(recordings / "noise"), "--out", str(tmp_path)]
+    folders = [
+        "--speech",
+        str(recordings / "speech"),
+        "--noise",
+        str(recordings / "noise"),
+        "--out",
+        str(tmp_path),
+    ]
     arguments = [*folders, "--minutes", "0.005", "--mixtures", "2", "--seeds", "0", "1"]
     with pytest.raises(SystemExit):
         recipe.main(arguments)
@@ -136,8 +156,17 @@ def test_a_short_series(recipe, recordings, tmp_path, monkeypatch, capsys):
     assert "| default | 2 |" in printed and "| wide | 2 |" in printed and "| half | 2 |" in printed
     results = {path: json.loads(path.read_text())["results"] for path in tmp_path.glob("*/result.json")}
     steps = {(row["recipe"], row["seed"]): row["steps"] for row in results.values()}
-    assert steps == {("default", 0): 3, ("default", 1): 3, ("slow", 0): 3, ("slow", 1): 3, ("wide", 0): 2, ("wide", 1): 2}
-    assert {row["speaker"] for row in results.values()} == set(sorted(p.name for p in (recordings / "speech").iterdir())[:2])
+    assert steps == {
+        ("default", 0): 3,
+        ("default", 1): 3,
+        ("slow", 0): 3,
+        ("slow", 1): 3,
+        ("wide", 0): 2,
+        ("wide", 1): 2,
+    }
+    assert {row["speaker"] for row in results.values()} == set(
+        sorted(p.name for p in (recordings / "speech").iterdir())[:2]
+    )
     before = {path: path.stat().st_mtime_ns for path in results}
     recipe.main(arguments)
     assert {path: path.stat().st_mtime_ns for path in results} == before

@@ -155,7 +155,9 @@ def _runs_of_lines(tree, length=4):
     return found
 
 
-LIBRARY = set().union(*(_runs_of_lines(ast.parse(path.read_text())) for path in (ROOT / "tasnet_np").rglob("*.py")))
+LIBRARY = set().union(
+    *(_runs_of_lines(ast.parse(path.read_text())) for path in (ROOT / "tasnet_np").rglob("*.py"))
+)
 
 
 def test_pasted_lines_are_noticed():
@@ -209,7 +211,9 @@ def test_fails_when_the_library_is_broken(name, broken_runs):
 
 def test_the_book_fails_with_a_tutorial_that_fails(tmp_path):
     script = tmp_path / "20_wrong.py"
-    script.write_text("# %% [markdown]\n# # 20. Wrong\n#\n# Minutes: 1. Before: nothing.\n#\n# It fails.\n\n# %%\nassert 1 == 2\n")
+    script.write_text(
+        "# %% [markdown]\n# # 20. Wrong\n#\n# Minutes: 1. Before: nothing.\n#\n# It fails.\n\n# %%\nassert 1 == 2\n"
+    )
     (page,) = [book_module.Page(script, *book_module.title_cell(script.read_text()))]
     monkey = pytest.MonkeyPatch()
     monkey.setattr(book_module, "HERE", tmp_path)
@@ -232,7 +236,7 @@ def test_fails_catches_an_assertion_and_nothing_else(capsys):
             assert True
     with pytest.raises(ZeroDivisionError):
         with companion.fails("a crash is no check"):
-            1 / 0
+            _ = 1 / 0
 
 
 def test_the_sounds_are_deterministic_and_at_their_level():
@@ -257,7 +261,7 @@ def test_play_refuses_what_cannot_be_heard(bad):
 
 def test_the_map_lights_what_it_is_told():
     companion = load("companion")
-    from tasnet_np.config import Config
+    from tasnet_np.network.config import Config
 
     def lit(*parts):
         figure = companion.network_map(parts, Config(filters=77, bottleneck=33, hidden=55))

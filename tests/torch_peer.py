@@ -39,9 +39,9 @@ def cumulative_layer_norm(x, gamma, beta, *, eps=EPS, exact_sums=True):
     """Mean and variance over all channels and all frames up to the current one (Eq. 12-14)."""
     sums = x.double() if exact_sums else x
     count = x.shape[1] * torch.arange(1, x.shape[2] + 1, dtype=sums.dtype, device=x.device)
-    mean = sums.sum(1).cumsum(-1) / count                                       # (B, T)
+    mean = sums.sum(1).cumsum(-1) / count  # (B, T)
     variance = (sums.square().sum(1).cumsum(-1) / count - mean.square()).clamp(min=0)
-    scale = (variance + eps).rsqrt()[:, None].to(x.dtype)                       # (B, 1, T)
+    scale = (variance + eps).rsqrt()[:, None].to(x.dtype)  # (B, 1, T)
     return (x - mean[:, None].to(x.dtype)) * scale * gamma[:, None] + beta[:, None]
 
 
@@ -55,15 +55,15 @@ def si_snr(estimate, target, *, eps=EPS):
     unit = F.normalize(target, dim=-1)
     projection = (estimate * unit).sum(-1, keepdim=True) * unit
     energy = estimate.square().sum(-1)
-    explained = projection.square().sum(-1) / energy                            # rho2
-    unexplained = (estimate - projection).square().sum(-1) / energy             # 1 - rho2
+    explained = projection.square().sum(-1) / energy  # rho2
+    unexplained = (estimate - projection).square().sum(-1) / energy  # 1 - rho2
     values = 10 * torch.log10((explained + eps) / (unexplained + eps))
     return values.masked_fill(target.eq(0).all(-1), 0)
 
 
 def si_snr_loss(estimate, target, *, weights=None):
     """Negative SI-SNR of (B, sources, n): mean over the batch, weighted mean over the sources."""
-    values = si_snr(estimate, target).mean(0)                                   # (sources,)
+    values = si_snr(estimate, target).mean(0)  # (sources,)
     if weights is None:
         return -values.mean()
     weights = torch.as_tensor(weights, dtype=values.dtype, device=values.device)
@@ -166,7 +166,7 @@ class Block(nn.Module):
 
 
 class TorchConvTasNet(nn.Module):
-    """The model of `tasnet_np.model.ConvTasNet` for the same config."""
+    """The model of `tasnet_np.network.model.ConvTasNet` for the same config."""
 
     def __init__(self, config, *, exact_sums=True):
         super().__init__()
@@ -189,11 +189,11 @@ class TorchConvTasNet(nn.Module):
         """(B, n) -> (B, 2, n): speech, noise."""
         n = mixture.shape[-1]
         padded = F.pad(mixture, (self.hop, self.hop + -n % self.hop))
-        encoded = F.conv1d(padded[:, None], self.encoder.w[:, None], stride=self.hop)   # (B, N, T)
+        encoded = F.conv1d(padded[:, None], self.encoder.w[:, None], stride=self.hop)  # (B, N, T)
         if self.config.encoder_activation == "relu":
             encoded = encoded.relu()
         sources = self.decode(self.masks(encoded) * encoded[:, None])
-        return sources[..., self.hop:self.hop + n]
+        return sources[..., self.hop : self.hop + n]
 
     def masks(self, encoded):
         """(B, N, T) -> (B, 2, N, T)."""

@@ -20,10 +20,10 @@ import companion  # first: it finds the tasnet_np that lies beside these tutoria
 import matplotlib.pyplot as plt
 import numpy as np
 
-from tasnet_np import plots
-from tasnet_np.level import at_level, rms_db
-from tasnet_np.mixing import mix
-from tasnet_np.resampling import resample
+from tasnet_np.reports import plots
+from tasnet_np.sound.level import at_level, rms_db
+from tasnet_np.corpus.mixing import mix
+from tasnet_np.sound.resampling import resample
 
 companion.where("mixture")
 
@@ -286,9 +286,7 @@ for y, name, sound in ((0, "speech", long_s), (-1, "noise", long_v)):
     waves.plot(seconds, y + sound, "-", color="black", linewidth=0.4)
     waves.text(8.05, y, name, va="center")
 waves.set(yticks=[], title="mixed at 5 dB over eight seconds")
-curve.plot(
-    starts / rate + 0.5, found_db, "-", color="black", label="of the second around this time"
-)
+curve.plot(starts / rate + 0.5, found_db, "-", color="black", label="of the second around this time")
 curve.axhline(5, color=companion.COLOURS["vermilion"], linestyle="--", label="of all eight seconds")
 curve.set(xlabel="time (s)", ylabel="SNR (dB)")
 curve.legend(loc="upper left")
@@ -429,7 +427,7 @@ assert 1000 * 16 / rate == 2  # ms of the encoder's filters
 # ## Where this sits in the model
 #
 # `mixture` is the network's input, with shape `(B, n)`: a *batch* of B waveforms of n samples, which are worked on
-# together. The sources, `(B, 2, n)`, are what it should answer. `tasnet_np.mixing.Mixer` makes both: random speech,
+# together. The sources, `(B, 2, n)`, are what it should answer. `tasnet_np.corpus.mixing.Mixer` makes both: random speech,
 # random noise, crop, then `mix`. The order of the sources is always speech, noise. There is no level to learn, as
 # every mixture has -25 dBFS.
 #

@@ -13,10 +13,10 @@ import companion
 import matplotlib.pyplot as plt
 import numpy as np
 
-from tasnet_np import gradcheck
-from tasnet_np.layers import NegativeSISNR
-from tasnet_np.config import Config
-from tasnet_np.execution import ConvTasNet
+from tasnet_np.network import gradcheck
+from tasnet_np.network.layers import NegativeSISNR
+from tasnet_np.network.config import Config
+from tasnet_np.network.execution import ConvTasNet
 from tasnet_np.ops import OPS, conv1d, depthwise, elementwise, norms
 
 # A gradient has to be right in every part that has a backward.
@@ -414,8 +414,7 @@ def objections(backward, bug, plain_gamma):
 
 trials = max(40, round(40 * companion.SCALE))
 table = {
-    name: np.mean([objections(*planted) for _ in range(trials)], axis=0)
-    for name, planted in BUGS.items()
+    name: np.mean([objections(*planted) for _ in range(trials)], axis=0) for name, planted in BUGS.items()
 }
 
 # %% [markdown]
@@ -454,9 +453,7 @@ companion.show("planted_bugs")
 
 # %%
 visible = [
-    row
-    for name, row in table.items()
-    if "no bug" not in name and name != "norm forgets gamma, and it is 1"
+    row for name, row in table.items() if "no bug" not in name and name != "norm forgets gamma, and it is 1"
 ]
 assert all(row[3] == 1 and row[4] == 1 for row in visible)
 assert not table["norm forgets gamma, and it is 1"].any()
@@ -576,7 +573,7 @@ assert np.isclose((1 + 0.25) / 2, 0.625)
 # %% [markdown]
 # ## Where this sits in the project
 #
-# `tasnet_np/gradcheck.py` has a table, `CASES`: each op with odd shapes and several settings. The tests run all of
+# `tasnet_np/network/gradcheck.py` has a table, `CASES`: each op with odd shapes and several settings. The tests run all of
 # it, for the NumPy references and for the compiled kernels. Here are the references.
 
 # %%
@@ -590,9 +587,7 @@ ax.plot([errors[name] for name in names], range(len(names)), "o", markersize=4)
 ax.axvline(gradcheck.TOLERANCE, color=companion.COLOURS["vermilion"], linestyle="--")
 ax.text(8e-7, 0, "tolerance", ha="right", color=companion.COLOURS["vermilion"])
 ax.set_yticks(range(len(names)), names, fontsize=7.5)
-ax.set(
-    xscale="log", xlabel="error relative to the largest gradient", title="every case of the library"
-)
+ax.set(xscale="log", xlabel="error relative to the largest gradient", title="every case of the library")
 ax.grid(axis="x")
 companion.show("all_cases")
 

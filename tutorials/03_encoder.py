@@ -13,12 +13,14 @@ import companion
 import matplotlib.pyplot as plt
 import numpy as np
 
-from tasnet_np import Config, ConvTasNet, NegativeSISNR, gradcheck, plots
-from tasnet_np.corpus import load_corpus
-from tasnet_np.mixing import Mixer
+from tasnet_np import Config, ConvTasNet, NegativeSISNR
+from tasnet_np.network import gradcheck
+from tasnet_np.reports import plots
+from tasnet_np.corpus.clips import load_corpus
+from tasnet_np.corpus.mixing import Mixer
 from tasnet_np.ops.conv1d import conv1d_backward, conv1d_forward
 from tasnet_np.ops.conv1d import conv_transpose1d_forward
-from tasnet_np.optim import Adam, clip_gradients
+from tasnet_np.training.optimisers import Adam, clip_gradients
 
 companion.where("encoder")
 
@@ -53,9 +55,7 @@ for t in range((len(piece) - K) // stride + 1):
         linewidth=12,
         solid_capstyle="butt",
     )
-    ax.text(
-        (start + end) / 2, height, f"frame {t}", ha="center", va="center", fontsize=8, color="white"
-    )
+    ax.text((start + end) / 2, height, f"frame {t}", ha="center", va="center", fontsize=8, color="white")
 ax.set(xlabel="time (ms)", ylabel="sample", title="7 ms of speech, and the windows of its frames")
 companion.show("windows")
 
@@ -163,7 +163,7 @@ for ours, library in zip(encode_backward(dy, x, w, 3), (dx, dw)):
 
 # %%
 def check(backward):
-    forward = lambda x, w: (encode(x, w, 3), (x, w))  # noqa: E731
+    forward = lambda x, w: (encode(x, w, 3), (x, w))
     return gradcheck.check_gradients(forward, lambda dy, cache: backward(dy, *cache), [x, w], {})
 
 
@@ -287,9 +287,7 @@ assert np.allclose(decoded[0, inside], speech[inside], atol=1e-12)
 # %%
 low, high = frames.copy(), frames.copy()
 low[:, 4:], high[:, :4] = 0, 0
-low, high = (
-    conv_transpose1d_forward(part, cosine_filters, stride=stride)[0][0] for part in (low, high)
-)
+low, high = (conv_transpose1d_forward(part, cosine_filters, stride=stride)[0][0] for part in (low, high))
 companion.play(speech, rate, "speech")
 companion.play(low, rate, "through the 4 lowest filters")
 companion.play(high, rate, "through the 12 others")
@@ -323,9 +321,7 @@ for step in range(max(400, round(400 * companion.SCALE))):
     optimizer.step(model.grads)
 
 learned_filters = model.params["encoder.w"]
-print(
-    f"loss: {losses_db[0]:.1f} dB at the first step, {np.mean(losses_db[-50:]):.1f} dB in the last 50"
-)
+print(f"loss: {losses_db[0]:.1f} dB at the first step, {np.mean(losses_db[-50:]):.1f} dB in the last 50")
 assert np.mean(losses_db[-50:]) < losses_db[0] - 20
 
 # %% [markdown]
@@ -351,9 +347,14 @@ for (top, bottom), (name, filters) in zip(axes.T, sets.items()):
     top.set(title=name, xlabel="tap k")
     level = magnitude[order] / magnitude[order].max(axis=1, keepdims=True)
     image = bottom.imshow(
-        20 * np.log10(np.maximum(level, 1e-3)), vmin=-30, vmax=0, aspect="auto", origin="lower",
-        interpolation="nearest", extent=(0, rate / 2000, -0.5, len(filters) - 0.5),
-    )  # fmt: skip
+        20 * np.log10(np.maximum(level, 1e-3)),
+        vmin=-30,
+        vmax=0,
+        aspect="auto",
+        origin="lower",
+        interpolation="nearest",
+        extent=(0, rate / 2000, -0.5, len(filters) - 0.5),
+    )
     bottom.set(xlabel="frequency (kHz)")
     for ax in (top, bottom):
         ax.set_yticks(range(0, len(filters), len(filters) // 4))

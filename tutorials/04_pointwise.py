@@ -12,8 +12,9 @@ import companion
 import matplotlib.pyplot as plt
 import numpy as np
 
-from tasnet_np import Config, ConvTasNet, gradcheck
-from tasnet_np.metrics import si_snr
+from tasnet_np import Config, ConvTasNet
+from tasnet_np.network import gradcheck
+from tasnet_np.sound.metrics import si_snr
 from tasnet_np.ops.pointwise import pointwise_backward, pointwise_forward
 
 companion.where("bottleneck", "expand", "residual", "skip", "mask")
@@ -100,9 +101,7 @@ for ax, (array, title, xlabel, ylabel) in pictures.items():
 
 def frame_around(ax, left, top, width, height):
     ax.add_patch(
-        plt.Rectangle(
-            (left - 0.5, top - 0.5), width, height, fill=False, edgecolor="black", linewidth=3
-        )
+        plt.Rectangle((left - 0.5, top - 0.5), width, height, fill=False, edgecolor="black", linewidth=3)
     )
 
 
@@ -174,9 +173,7 @@ dy = rng.standard_normal(y.shape)
 
 assert y.shape == (3, 4, 7)
 assert np.allclose(y, pointwise(x, w, b), atol=1e-12)
-for ours, library in zip(
-    pointwise_gradients(dy, x, w, b), pointwise_backward(dy, cache), strict=True
-):
+for ours, library in zip(pointwise_gradients(dy, x, w, b), pointwise_backward(dy, cache), strict=True):
     assert np.allclose(ours, library, atol=1e-12)
 
 # %% [markdown]
@@ -185,10 +182,8 @@ for ours, library in zip(
 
 # %%
 def error_of(gradients, x, w, b):
-    forward = lambda *arrays: (pointwise(*arrays), arrays)  # noqa: E731
-    return gradcheck.check_gradients(
-        forward, lambda dy, cache: gradients(dy, *cache), [x, w, b], {}
-    )
+    forward = lambda *arrays: (pointwise(*arrays), arrays)
+    return gradcheck.check_gradients(forward, lambda dy, cache: gradients(dy, *cache), [x, w, b], {})
 
 
 assert error_of(pointwise_gradients, x, w, b) < gradcheck.TOLERANCE

@@ -12,7 +12,8 @@ import companion
 import matplotlib.pyplot as plt
 import numpy as np
 
-from tasnet_np import Config, ConvTasNet, gradcheck
+from tasnet_np import Config, ConvTasNet
+from tasnet_np.network import gradcheck
 from tasnet_np.ops.depthwise import depthwise_backward, depthwise_forward
 
 companion.where("depthwise")
@@ -242,9 +243,7 @@ with companion.fails("one tap, so nothing is left"):
 def past_is_unchanged(lookahead):
     changed = x.copy()
     changed[:, :, 10:] = rng.standard_normal(changed[:, :, 10:].shape)
-    before, after = (
-        depthwise(each, w3, b, dilation=2, lookahead=lookahead) for each in (x, changed)
-    )
+    before, after = (depthwise(each, w3, b, dilation=2, lookahead=lookahead) for each in (x, changed))
     return np.array_equal(before[:, :, :10], after[:, :, :10])
 
 

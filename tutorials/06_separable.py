@@ -16,7 +16,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from tasnet_np import Config, ConvTasNet, gradcheck
+from tasnet_np import Config, ConvTasNet
+from tasnet_np.network import gradcheck
 from tasnet_np.ops.depthwise import depthwise_backward, depthwise_forward
 from tasnet_np.ops.pointwise import pointwise_backward, pointwise_forward
 
@@ -169,9 +170,7 @@ assert np.isclose(share, 16_768 / 49_152) and round(100 * share) == 34
 fig, ax = plt.subplots(figsize=(7.5, 3.2))
 sizes = np.arange(1, 17)
 for channels in (16, 128, 512):
-    ax.plot(
-        sizes, 1 / (1 / channels + 1 / sizes), marker="o", markersize=3, label=f"{channels} outputs"
-    )
+    ax.plot(sizes, 1 / (1 / channels + 1 / sizes), marker="o", markersize=3, label=f"{channels} outputs")
 ax.plot(sizes, sizes, color="gray", linestyle=":", label="K")
 ax.axvline(3, color="black", linewidth=0.8)
 ax.text(3.1, 14, "this network", va="top")

@@ -13,15 +13,24 @@ import matplotlib.pyplot as plt
 import numpy as np
 from scipy.signal import istft, stft
 
-from tasnet_np import Config, ConvTasNet, gradcheck
-from tasnet_np.metrics import si_snr
-from tasnet_np.mixing import mix
+from tasnet_np import Config, ConvTasNet
+from tasnet_np.network import gradcheck
+from tasnet_np.sound.metrics import si_snr
+from tasnet_np.corpus.mixing import mix
 from tasnet_np.ops.conv1d import conv1d_forward
 from tasnet_np.ops.conv1d import conv_transpose1d_forward
 from tasnet_np.ops.elementwise import (
-    multiply_backward, multiply_forward, prelu_backward, prelu_forward, relu_backward, relu_forward,
-    sigmoid_backward, sigmoid_forward, softmax_backward, softmax_forward,
-)  # fmt: skip
+    multiply_backward,
+    multiply_forward,
+    prelu_backward,
+    prelu_forward,
+    relu_backward,
+    relu_forward,
+    sigmoid_backward,
+    sigmoid_forward,
+    softmax_backward,
+    softmax_forward,
+)
 
 companion.where("prelu", "mask")
 
@@ -305,7 +314,7 @@ for ours, library in zip(multiply_gradients(dy, a, b), multiply_backward(dy, cac
 assert error_of(multiply, multiply_gradients, a, b) < gradcheck.TOLERANCE
 
 with companion.fails("only the speech's part of db"):
-    gradients = lambda dy, a, b: (dy * b[:, None], dy[:, 0] * a[:, 0])  # noqa: E731
+    gradients = lambda dy, a, b: (dy * b[:, None], dy[:, 0] * a[:, 0])
     assert error_of(multiply, gradients, a, b) < gradcheck.TOLERANCE, "wrong db"
 
 # %% [markdown]
@@ -349,9 +358,7 @@ assert np.allclose(decode(b)[inside], mixture[:samples][inside], atol=1e-6)
 assert si_snr(decode(ideal * b)[inside], target) > 79  # the measure ends at 80
 
 share_inside = np.mean((ideal >= 0) & (ideal <= 1))
-print(
-    f"below 0: {np.mean(ideal < 0):.0%}, 0 to 1: {share_inside:.0%}, above 1: {np.mean(ideal > 1):.0%}"
-)
+print(f"below 0: {np.mean(ideal < 0):.0%}, 0 to 1: {share_inside:.0%}, above 1: {np.mean(ideal > 1):.0%}")
 
 # %% [markdown]
 # Only 57 % of the ideal values lie between 0 and 1. How much does it matter? Force the ideal mask into the range of
@@ -361,10 +368,7 @@ print(
 # %%
 assert round(100 * share_inside) == 57
 ranges = {"ReLU: 0 and up": (0, np.inf), "sigmoid: 0 to 1": (0, 1)}
-best = {
-    name: si_snr(decode(np.clip(ideal, *limits) * b)[inside], target)
-    for name, limits in ranges.items()
-}
+best = {name: si_snr(decode(np.clip(ideal, *limits) * b)[inside], target) for name, limits in ranges.items()}
 best["0 or 1"] = si_snr(decode((ideal > 0.5) * b)[inside], target)
 best["no mask"] = si_snr(decode(b)[inside], target)
 

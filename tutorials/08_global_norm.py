@@ -12,12 +12,16 @@ import companion
 import matplotlib.pyplot as plt
 import numpy as np
 
-from tasnet_np.gradcheck import check_gradients, numerical_gradient, relative_error
-from tasnet_np.level import at_level
-from tasnet_np.config import Config
-from tasnet_np.execution import ConvTasNet
+from tasnet_np.network.gradcheck import check_gradients, numerical_gradient, relative_error
+from tasnet_np.sound.level import at_level
+from tasnet_np.network.config import Config
+from tasnet_np.network.execution import ConvTasNet
 from tasnet_np.ops.frame_statistics import EPS
-from tasnet_np.ops.norms import global_layer_norm_backward, global_layer_norm_forward, global_layer_norm_forward_ref
+from tasnet_np.ops.norms import (
+    global_layer_norm_backward,
+    global_layer_norm_forward,
+    global_layer_norm_forward_ref,
+)
 
 COLOURS = companion.COLOURS
 rate = 8000  # Hz
@@ -274,9 +278,17 @@ arrows = (
 )
 for origin, vector, colour, text, place in arrows:
     ax.annotate(
-        "", xy=origin + seen_from_above(vector), xytext=origin,
-        arrowprops={"arrowstyle": "-|>", "color": COLOURS[colour], "linewidth": 2, "shrinkA": 0, "shrinkB": 0},
-    )  # fmt: skip
+        "",
+        xy=origin + seen_from_above(vector),
+        xytext=origin,
+        arrowprops={
+            "arrowstyle": "-|>",
+            "color": COLOURS[colour],
+            "linewidth": 2,
+            "shrinkA": 0,
+            "shrinkB": 0,
+        },
+    )
     ax.text(*place, text)
 ax.set(xlim=(-2, 3.8), ylim=(-2, 2.6), aspect="equal", title="three entries: the plane of mean zero")
 ax.set(xlabel="$(x_1 - x_2)\\,/\\,\\sqrt{2}$", ylabel="$(x_1 + x_2 - 2 x_3)\\,/\\,\\sqrt{6}$")

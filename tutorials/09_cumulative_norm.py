@@ -12,11 +12,16 @@ import companion
 import matplotlib.pyplot as plt
 import numpy as np
 
-from tasnet_np.gradcheck import check_gradients, numerical_gradient, relative_error
-from tasnet_np.config import Config
-from tasnet_np.execution import ConvTasNet
+from tasnet_np.network.gradcheck import check_gradients, relative_error
+from tasnet_np.network.config import Config
+from tasnet_np.network.execution import ConvTasNet
 from tasnet_np.ops.frame_statistics import EPS
-from tasnet_np.ops.norms import channel_layer_norm_forward, cumulative_layer_norm_backward, cumulative_layer_norm_forward, global_layer_norm_forward
+from tasnet_np.ops.norms import (
+    channel_layer_norm_forward,
+    cumulative_layer_norm_backward,
+    cumulative_layer_norm_forward,
+    global_layer_norm_forward,
+)
 
 COLOURS = companion.COLOURS
 rate = 8000  # Hz
@@ -163,7 +168,9 @@ gamma, beta = np.ones(C), np.zeros(C)
 y_global, _ = global_layer_norm_forward(encoded, gamma, beta)
 y_cumulative, _ = cumulative_layer_norm_forward(encoded, gamma, beta)
 before_the_voice, at_the_end = slice(0, 490), slice(-490, None)
-ratio = [y_cumulative[:, :, part].std() / y_global[:, :, part].std() for part in (before_the_voice, at_the_end)]
+ratio = [
+    y_cumulative[:, :, part].std() / y_global[:, :, part].std() for part in (before_the_voice, at_the_end)
+]
 print(f"cumulative against global: {ratio[0]:.1f} times as large in the rain, {ratio[1]:.2f} at the end")
 assert ratio[0] > 5
 assert abs(ratio[1] - 1) < 0.05
@@ -339,7 +346,14 @@ measured = np.array([errors(*case) for case in cases])
 fig, ax = plt.subplots(figsize=(7, 3))
 names = [f"mean {mean},\ndeviation {deviation}" for mean, deviation in cases]
 for column, (name, colour, marker) in enumerate((("float32", "vermilion", "o"), ("float64", "blue", "s"))):
-    ax.plot(names, measured[:, column] + 1e-17, marker, color=COLOURS[colour], label=f"sums in {name}", markersize=8)
+    ax.plot(
+        names,
+        measured[:, column] + 1e-17,
+        marker,
+        color=COLOURS[colour],
+        label=f"sums in {name}",
+        markersize=8,
+    )
 ax.axhline(1, color="black", linewidth=0.8, linestyle=":")
 ax.text(0.1, 1.6, "as large as the variance itself")
 ax.set(yscale="log", ylabel="relative error of v", ylim=(1e-17, 1e3), xlim=(-0.4, 3.4))
@@ -405,7 +419,11 @@ def by_definition(x, eps=EPS):
 
 def running(x):
     n = x.shape[1] * np.arange(1, x.shape[2] + 1)
-    return n, np.cumsum(x.sum(axis=1, keepdims=True), axis=2) / n, np.cumsum((x**2).sum(axis=1, keepdims=True), axis=2)
+    return (
+        n,
+        np.cumsum(x.sum(axis=1, keepdims=True), axis=2) / n,
+        np.cumsum((x**2).sum(axis=1, keepdims=True), axis=2),
+    )
 
 
 def not_divided(x):

@@ -12,13 +12,13 @@ import companion
 import matplotlib.pyplot as plt
 import numpy as np
 
-from tasnet_np.gradcheck import check_gradients, relative_error
-from tasnet_np.metrics import si_snr
-from tasnet_np.config import Config
-from tasnet_np.execution import ConvTasNet
+from tasnet_np.network.gradcheck import check_gradients, relative_error
+from tasnet_np.sound.metrics import si_snr
+from tasnet_np.network.config import Config
+from tasnet_np.network.execution import ConvTasNet
 from tasnet_np.ops.conv1d import conv1d_backward, conv1d_forward
 from tasnet_np.ops.conv1d import conv_transpose1d_backward, conv_transpose1d_forward
-from tasnet_np.optim import Adam
+from tasnet_np.training.optimisers import Adam
 
 COLOURS = companion.COLOURS
 rate, K, stride = 8000, 16, 8  # Hz; samples of a window; samples from one window to the next
@@ -133,7 +133,9 @@ assert y.shape == (2, 6 * 3 + 6)
 assert relative_error(y, library_y) < 1e-12
 
 dy = rng.standard_normal(y.shape)
-for mine, library in zip(decoder_backward(dy, cache), conv_transpose1d_backward(dy, library_cache), strict=True):
+for mine, library in zip(
+    decoder_backward(dy, cache), conv_transpose1d_backward(dy, library_cache), strict=True
+):
     assert relative_error(mine, library) < 1e-12
 assert check_gradients(decoder_forward, decoder_backward, [x, w], {"stride": 3}) < 1e-6
 
@@ -176,7 +178,9 @@ def assigning_forward(x, w, *, stride):
 with companion.fails("pieces are assigned, not added"):
     assert relative_error(assigning_forward(x, w, stride=3), library_y) < 1e-12, "another waveform"
 with companion.fails("pieces are assigned: no longer the transpose of the encoder"):
-    assert np.isclose((encoded * b).sum(), (a * assigning_forward(b, w, stride=3)).sum()), "the inner products differ"
+    assert np.isclose((encoded * b).sum(), (a * assigning_forward(b, w, stride=3)).sum()), (
+        "the inner products differ"
+    )
 
 # %% [markdown]
 # ## When does the decoder undo the encoder?
@@ -214,7 +218,9 @@ with companion.fails("pieces are assigned: no longer the transpose of the encode
 def distance_from_inverse(w, u):
     """The largest entry of M00 + M11 - I, M01 and M10."""
     M, S = u.T @ w, w.shape[1] // 2
-    return max(np.abs(M[:S, :S] + M[S:, S:] - np.eye(S)).max(), np.abs(M[:S, S:]).max(), np.abs(M[S:, :S]).max())
+    return max(
+        np.abs(M[:S, :S] + M[S:, S:] - np.eye(S)).max(), np.abs(M[:S, S:]).max(), np.abs(M[S:, :S]).max()
+    )
 
 
 def there_and_back(sound, w, u):
@@ -270,7 +276,9 @@ with companion.fails("Hann twice: the squares do not add up to 1"):
     assert distance < 1e-12, f"distance from an inverse {distance:.2f}"
 
 companion.play(sound[0], rate, "the voice")
-companion.play(there_and_back(sound, waveforms, waveforms)[0], rate, "there and back, sine fade twice: the same")
+companion.play(
+    there_and_back(sound, waveforms, waveforms)[0], rate, "there and back, sine fade twice: the same"
+)
 companion.play(there_and_back(sound, hann_pair, hann_pair)[0], rate, "there and back, Hann twice: a buzz")
 buzz_db = si_snr(there_and_back(sound, hann_pair, hann_pair)[0][inside], sound[0, : back.shape[1]][inside])
 assert buzz_db < 20

@@ -13,9 +13,9 @@ import companion
 import matplotlib.pyplot as plt
 import numpy as np
 
-from tasnet_np.gradcheck import check_gradients, relative_error
-from tasnet_np.config import Config
-from tasnet_np.execution import ConvTasNet
+from tasnet_np.network.gradcheck import check_gradients, relative_error
+from tasnet_np.network.config import Config
+from tasnet_np.network.execution import ConvTasNet
 from tasnet_np.ops import OPS
 
 COLOURS = companion.COLOURS
@@ -42,7 +42,9 @@ def draw_reach(ax, blocks, causal, title):
         offsets = (-2 * dilation, -dilation, 0) if causal else (-dilation, 0, dilation)
         for frame in reached:
             for offset in offsets:
-                ax.plot((frame + offset, frame), (block, block + 1), "-", color=COLOURS["blue"], linewidth=0.7)
+                ax.plot(
+                    (frame + offset, frame), (block, block + 1), "-", color=COLOURS["blue"], linewidth=0.7
+                )
         reached |= {frame + offset for frame in reached for offset in offsets}
         ax.text(17, block + 0.5, f"dilation {dilation}", va="center")
         ax.plot(sorted(reached), np.full(len(reached), block), "o", color="black", markersize=3)
@@ -367,7 +369,7 @@ assert "blocks.10.residual.w" in small.params and "blocks.11.residual.w" not in 
 assert paper.hidden * paper.bottleneck + paper.bottleneck == 65_664
 
 # %% [markdown]
-# The class `TCNBlock` in `tasnet_np/model.py` is our function with its arrays inside. `FusedTCNBlock` is what the
+# The class `TCNBlock` in `tasnet_np/network/model.py` is our function with its arrays inside. `FusedTCNBlock` is what the
 # model runs when speed counts. It keeps less for the backward: $x$, $a$ and the two numbers per frame of each norm.
 # What else the backward needs, it computes again from these. Both give the same numbers.
 

@@ -15,14 +15,14 @@ import dataclasses
 import matplotlib.pyplot as plt
 import numpy as np
 
-from tasnet_np.gradcheck import directional_error, reduced, relative_error
-from tasnet_np.layers import NegativeSISNR
-from tasnet_np.level import fit_level
-from tasnet_np.metrics import si_snr
-from tasnet_np.mixing import mix
-from tasnet_np.config import Config
-from tasnet_np.execution import ConvTasNet
-from tasnet_np.optim import Adam, clip_gradients
+from tasnet_np.network.gradcheck import directional_error, reduced, relative_error
+from tasnet_np.network.layers import NegativeSISNR
+from tasnet_np.sound.level import fit_level
+from tasnet_np.sound.metrics import si_snr
+from tasnet_np.corpus.mixing import mix
+from tasnet_np.network.config import Config
+from tasnet_np.network.execution import ConvTasNet
+from tasnet_np.training.optimisers import Adam, clip_gradients
 
 COLOURS = companion.COLOURS
 rate = 8000  # Hz
@@ -406,7 +406,9 @@ def masks_in_pairs(model, mixture):
 if companion.SCALE >= 1:
     with companion.fails("masks read in pairs"):
         wrong_db = si_snr(masks_in_pairs(model, mixture[None]), sources)
-        assert np.abs(wrong_db - after).max() < 0.1, f"speech {wrong_db[0]:.1f} dB instead of {after[0]:.1f} dB"
+        assert np.abs(wrong_db - after).max() < 0.1, (
+            f"speech {wrong_db[0]:.1f} dB instead of {after[0]:.1f} dB"
+        )
 
 # %% [markdown]
 # ## Break it: the softmax over the wrong axis
@@ -430,7 +432,7 @@ with companion.fails("softmax over the filters"):
 # %% [markdown]
 # ## Where this sits
 #
-# This *is* the model: `tasnet_np/model.py`, read from top to bottom, is what you have just built.
+# This *is* the model: `tasnet_np/network/model.py`, read from top to bottom, is what you have just built.
 # `ConvTasNet._forward` has the lines of `by_hand`, and `_backward` has them in reverse. `forward` and `backward` around
 # them share the examples of a batch among threads. A `Config` decides everything else: the sizes, the norm, causal or
 # not, the masks, the decoders.
@@ -438,7 +440,7 @@ with companion.fails("softmax over the filters"):
 # ## Exercises
 #
 # 1. Count the parameters of the `paper` preset from its letters alone: N, L, B, H, Sc, P, X, R. (The comments of
-#    `Config` in `tasnet_np/model.py` say what each is. P are the taps, the K of tutorial 11.) The answer is above.
+#    `Config` in `tasnet_np/network/model.py` say what each is. P are the taps, the K of tutorial 11.) The answer is above.
 # 2. Let all masks be 1. What does the network do then? Is its output the mixture? Compare the two sources.
 # 3. Silence one block at a time: run all ten, but leave out what block $k$ adds to the skips. Which one would you
 #    miss most in the trained model of this tutorial?

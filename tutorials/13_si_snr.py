@@ -12,15 +12,15 @@ import companion
 import matplotlib.pyplot as plt
 import numpy as np
 
-from tasnet_np.gradcheck import check_gradients, numerical_gradient, relative_error
-from tasnet_np.layers import NegativeSISNR
-from tasnet_np.level import fit_level
-from tasnet_np.metrics import sdr, si_snr
-from tasnet_np.mixing import mix
-from tasnet_np.config import Config
-from tasnet_np.execution import ConvTasNet
+from tasnet_np.network.gradcheck import check_gradients, numerical_gradient, relative_error
+from tasnet_np.network.layers import NegativeSISNR
+from tasnet_np.sound.level import fit_level
+from tasnet_np.sound.metrics import sdr, si_snr
+from tasnet_np.corpus.mixing import mix
+from tasnet_np.network.config import Config
+from tasnet_np.network.execution import ConvTasNet
 from tasnet_np.ops.si_snr import si_snr_backward, si_snr_forward
-from tasnet_np.optim import Adam, clip_gradients
+from tasnet_np.training.optimisers import Adam, clip_gradients
 
 COLOURS = companion.COLOURS
 rate = 8000  # Hz
@@ -89,7 +89,9 @@ degrees = np.linspace(0.5, 179.5, 400)
 tangent = np.tan(np.radians(degrees))
 curve.plot(degrees, -20 * np.log10(np.abs(tangent)), "-", color=COLOURS["blue"])
 curve.plot(45, 0, "o", color=COLOURS["vermilion"])
-curve.set(xlabel="angle between estimate and target (degrees)", ylabel="SI-SNR (dB)", xticks=range(0, 181, 45))
+curve.set(
+    xlabel="angle between estimate and target (degrees)", ylabel="SI-SNR (dB)", xticks=range(0, 181, 45)
+)
 curve.set(title="only the angle counts")
 companion.show("projection")
 
@@ -222,8 +224,12 @@ fig, ax = plt.subplots(figsize=(5.6, 4.4))
 image = ax.pcolormesh(fine, fine, level, shading="nearest")
 fig.colorbar(image, label="SI-SNR (dB)", extend="both")
 unit = gradient / np.linalg.norm(gradient, axis=1, keepdims=True)
-ax.quiver(*points.T, *unit.T, color="white", edgecolor="black", linewidth=0.4, scale=22, width=0.008, pivot="mid")
-ax.annotate("", xy=(1.5, 0), xytext=(0, 0), arrowprops={"arrowstyle": "-|>", "color": "black", "linewidth": 2.5})
+ax.quiver(
+    *points.T, *unit.T, color="white", edgecolor="black", linewidth=0.4, scale=22, width=0.008, pivot="mid"
+)
+ax.annotate(
+    "", xy=(1.5, 0), xytext=(0, 0), arrowprops={"arrowstyle": "-|>", "color": "black", "linewidth": 2.5}
+)
 ax.text(0.5, 0.12, "target", bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5})
 ax.set(xlabel="along the target", ylabel="across", aspect="equal", title="the direction of the gradient")
 ax.grid(False)
@@ -454,16 +460,20 @@ for order, history in runs.items():
 if companion.SCALE >= 1:
     assert fixed.min() > 5
     assert np.abs(random).max() < 3
-    separated = np.abs(best).min(axis=1) > 5  # far above or far below 0 dB: separated, in one order or the other
+    separated = (
+        np.abs(best).min(axis=1) > 5
+    )  # far above or far below 0 dB: separated, in one order or the other
     assert separated.all()
     with companion.fails("the better order is searched: which output is the speech?"):
-        assert (best > 0).all(), f"output 0 has the speech in {np.count_nonzero(best[:, 0] > 0)} of 2 mixtures"
+        assert (best > 0).all(), (
+            f"output 0 has the speech in {np.count_nonzero(best[:, 0] > 0)} of 2 mixtures"
+        )
 
 # %% [markdown]
 # ## Where it sits in the model
 #
 # The loss stands behind the decoder. Its gradient is what `ConvTasNet.backward` takes. `tasnet_np/ops/si_snr.py` is
-# the op, `tasnet_np/metrics.py` the same measure for evaluation, and `tasnet_np/level.py` restores the level when
+# the op, `tasnet_np/sound/metrics.py` the same measure for evaluation, and `tasnet_np/sound/level.py` restores the level when
 # files are denoised.
 #
 # ## Exercises

@@ -12,12 +12,12 @@ import companion
 import matplotlib.pyplot as plt
 import numpy as np
 
-from tasnet_np.gradcheck import relative_error
-from tasnet_np.layers import NegativeSISNR
-from tasnet_np.mixing import mix
-from tasnet_np.config import Config
-from tasnet_np.execution import ConvTasNet
-from tasnet_np.optim import SGD, Adam, clip_gradients
+from tasnet_np.network.gradcheck import relative_error
+from tasnet_np.network.layers import NegativeSISNR
+from tasnet_np.corpus.mixing import mix
+from tasnet_np.network.config import Config
+from tasnet_np.network.execution import ConvTasNet
+from tasnet_np.training.optimisers import Adam, SGD, clip_gradients
 
 COLOURS = companion.COLOURS
 rate = 8000  # Hz
@@ -69,7 +69,11 @@ for ax, (name, points) in zip(axes, walks.items()):
     ax.plot(*points.T, ".-", color=COLOURS["blue"], linewidth=1)
     ax.plot(*points[0], "o", color=COLOURS["vermilion"])
     ax.plot(0, 0, "+", color="black", markersize=10)
-    ax.set(title=f"{name}: loss {valley(points[-1]):.2g} after 40 steps", ylabel="$\\theta_2$", ylim=(-0.75, 0.75))
+    ax.set(
+        title=f"{name}: loss {valley(points[-1]):.2g} after 40 steps",
+        ylabel="$\\theta_2$",
+        ylim=(-0.75, 0.75),
+    )
     ax.grid(False)
 axes[-1].set_xlabel("$\\theta_1$")
 companion.show("valley")
@@ -312,7 +316,11 @@ class NoSquare(MyAdam):
             self.v[name] = self.settings[2] * kept[name] + (1 - self.settings[2]) * g
 
 
-for broken, why in ((NoHats, "no bias correction"), (CountsFromZero, "t starts at 0"), (NoSquare, "g in place of g^2")):
+for broken, why in (
+    (NoHats, "no bias correction"),
+    (CountsFromZero, "t starts at 0"),
+    (NoSquare, "g in place of g^2"),
+):
     with companion.fails(why), np.errstate(all="ignore"):
         error = same(broken, Adam)
         assert error < 1e-10, f"relative error {error:.2g}"

@@ -14,18 +14,18 @@ import companion  # first: it finds the tasnet_np beside this file
 import matplotlib.pyplot as plt
 import numpy as np
 
-from tasnet_np.corpus import Store, open_corpus
-from tasnet_np.evaluate import evaluate
-from tasnet_np.layers import NegativeSISNR
-from tasnet_np.layouts import folders
-from tasnet_np.manifest import make_manifest
-from tasnet_np.metrics import si_snr
-from tasnet_np.mixing import Mixer, fixed_batches, mix
-from tasnet_np.config import Config
-from tasnet_np.execution import ConvTasNet
-from tasnet_np.optim import HalveOnPlateau, clip_gradients
-from tasnet_np.recipe import Recipe
-from tasnet_np.trainer import Trainer
+from tasnet_np.corpus.clips import Store, open_corpus
+from tasnet_np.training.evaluation import evaluate
+from tasnet_np.network.layers import NegativeSISNR
+from tasnet_np.corpus.layouts import folders
+from tasnet_np.corpus.manifest import make_manifest
+from tasnet_np.sound.metrics import si_snr
+from tasnet_np.corpus.mixing import Mixer, fixed_batches, mix
+from tasnet_np.network.config import Config
+from tasnet_np.network.execution import ConvTasNet
+from tasnet_np.training.optimisers import HalveOnPlateau, clip_gradients
+from tasnet_np.training.recipe import Recipe
+from tasnet_np.training.trainer import Trainer
 
 # %% [markdown]
 # The model of this tutorial is smaller than `small`, so that it learns while you read. Everything else is as in
@@ -71,6 +71,7 @@ assert si_snr(untrained[0], sources[0]) < -3  # dB
 #
 # The fourth shortens $g$ if it is longer than 5 (tutorial 14). The fifth moves $\theta$ against it.
 
+
 # %%
 def train_step(model, loss, optimizer, mixtures, sources, longest=5.0):
     """One step of training. Returns the loss and the length of the gradient, both from before the step."""
@@ -109,6 +110,7 @@ def train_step(model, loss, optimizer, mixtures, sources, longest=5.0):
 #
 # In float32 the last digits of $L$ would drown such a small change, so this check runs in float64.
 
+
 # %%
 def kept_promise(gradients_of, rate=1e-7):
     """The fall of the loss in one small step of gradient descent, divided by what was promised."""
@@ -144,8 +146,9 @@ plt.semilogx(rates, ratios, "o-")
 plt.ylim(-0.1, 1.2)
 plt.gca().set(
     title="One step of gradient descent: fall of the loss / promised fall",
-    xlabel="learning rate η", ylabel="happened / promised",
-)  # fmt: skip
+    xlabel="learning rate η",
+    ylabel="happened / promised",
+)
 companion.show("promise")
 
 assert abs(ratios[0] - 1) < 0.01
@@ -181,10 +184,14 @@ before, length = train_step(adam_model, trainer.loss, trainer.optimizer, mixture
 g = {name: array.copy() for name, array in adam_model.grads.items()}
 after = trainer.loss.forward(adam_model.forward(mixtures, keep=False), targets, keep=False)
 
-moved = np.concatenate([(array - start[name]).ravel() for name, array in adam_model.named_parameters().items()])
+moved = np.concatenate(
+    [(array - start[name]).ravel() for name, array in adam_model.named_parameters().items()]
+)
 felt = np.abs(np.concatenate([gradient.ravel() for gradient in g.values()])) > 1e-5  # far above epsilon
 promised = 1e-7 * sum(np.abs(gradient).sum() for gradient in g.values())
-print(f"{felt.mean():.1%} of the numbers moved by the learning rate; happened / promised {(before - after) / promised:.4f}")
+print(
+    f"{felt.mean():.1%} of the numbers moved by the learning rate; happened / promised {(before - after) / promised:.4f}"
+)
 
 assert np.isclose(length, np.sqrt(sum((gradient**2).sum() for gradient in g.values())))  # nothing was clipped
 assert np.allclose(np.abs(moved[felt]), 1e-7, rtol=2e-3)
@@ -199,6 +206,7 @@ assert abs((before - after) / promised - 1) < 0.01
 # next, and the gradients are added up in the order of the examples. So the memory is that of one example for each
 # thread, not that of the batch. The numbers are the same but for rounding. To be sure of that, and that nothing else
 # happens, here is Adam in NumPy. After three steps on different mixtures, all parameters agree.
+
 
 # %%
 def adam_by_hand(theta, m, v, g, t, rate=1e-3, beta1=0.9, beta2=0.999, eps=1e-8):
@@ -247,6 +255,7 @@ assert error < 1e-8
 # A published Conv-TasNet denoiser never calls `zero_grad`: each gradient is added to all those before it. Nothing
 # crashes ([19. The bug museum](19_bug_museum.py) shows the symptom). The comparison notices at the second step:
 
+
 # %%
 def accumulate(g, earlier):
     return {name: earlier[name] + g[name] for name in g}
@@ -258,6 +267,7 @@ with companion.fails("gradients are accumulated"):
 # %% [markdown]
 # And the promise of a single step catches bugs inside the model and the loss. Here the gradient of the encoder is too
 # large by half; then the loss sends its gradients to the wrong sources:
+
 
 # %%
 def half_more(model, loss):
@@ -280,6 +290,7 @@ with companion.fails("the loss's gradients go to the wrong sources"):
 #
 # The first thing to ask of a new network: can it learn a single example by heart? It has 76,309 numbers for one second
 # of sound. If the loss does not fall far below 0 here, no amount of data will help, and there is a bug to be found.
+
 
 # %%
 def overfit(rate, steps):
@@ -318,7 +329,11 @@ for name, network in (("0.003", memory), ("0.1", stuck)):
     y = network.masks(one[0])
     print(f"learning rate {name}: mean slope y (1 - y) of the masks {np.mean(y * (1 - y)):.5f}")
 
-wide = [array for name, array in ConvTasNet(config).named_parameters().items() if array.shape[-1:] == (64,) and array.ndim == 2]
+wide = [
+    array
+    for name, array in ConvTasNet(config).named_parameters().items()
+    if array.shape[-1:] == (64,) and array.ndim == 2
+]
 assert max(np.abs(array).max() for array in wide) <= 0.125
 y, flat = memory.masks(one[0]), stuck.masks(one[0])
 assert np.mean(flat * (1 - flat)) < 0.01 * np.mean(y * (1 - y))
@@ -349,7 +364,9 @@ assert gain_at_home > 20
 # %%
 validation = fixed_batches(held_out, samples=2 * RATE, rate=RATE, per_snr=4)
 abroad = evaluate(memory, validation)[-1]["speech_si_snri_db"]
-print(f"held-out speakers {', '.join(held_out.speakers)}: SI-SNRi {abroad:.1f} dB, at home {gain_at_home:.1f} dB")
+print(
+    f"held-out speakers {', '.join(held_out.speakers)}: SI-SNRi {abroad:.1f} dB, at home {gain_at_home:.1f} dB"
+)
 
 assert not set(held_out.speakers) & set(training.speakers)
 assert not {clip.name for clip in held_out.noises} & {clip.name for clip in training.noises}
@@ -393,7 +410,9 @@ for step in range(steps):
             best = {name: array.copy() for name, array in trainer.model.named_parameters().items()}
 
 speech_gain = np.array([row["speech_si_snri_db"] for _, row in scores])
-print(f"SI-SNRi on held-out mixtures: {speech_gain[0]:.1f} dB untrained, {speech_gain[-1]:.1f} dB after {steps} steps")
+print(
+    f"SI-SNRi on held-out mixtures: {speech_gain[0]:.1f} dB untrained, {speech_gain[-1]:.1f} dB after {steps} steps"
+)
 assert len(log) == steps >= 400
 assert speech_gain[0] < 0
 assert speech_gain.max() > 3
@@ -436,7 +455,9 @@ assert loss[-100:].std() > 3 * np.abs(np.diff(smooth[-100:])).mean()  # the jump
 frozen = [mixer.batch(10_000 + i, 4) for i in range(60)]
 outputs = [trainer.model.forward(batch.mixture, keep=False) for batch in frozen]
 losses = np.array([trainer.loss.forward(y, batch.sources, keep=False) for y, batch in zip(outputs, frozen)])
-print(f"spread of the loss: {loss[-100:].std():.1f} dB while training, {losses.std():.1f} dB without any training")
+print(
+    f"spread of the loss: {loss[-100:].std():.1f} dB while training, {losses.std():.1f} dB without any training"
+)
 assert 0.6 < losses.std() / loss[-100:].std() < 1.7
 
 # %% [markdown]
@@ -470,6 +491,7 @@ assert np.abs(before - snr).max() < 0.6  # dB: the mixture's SI-SNR is nearly it
 # several validations in a row brought nothing new, and then halves the rate. Its input is a loss: we hand it minus the
 # SI-SNRi.
 
+
 # %%
 class Fixed:
     """Stands in for an optimizer: only its learning rate matters here."""
@@ -502,7 +524,7 @@ assert speech_gain.max() > abroad + 3  # many mixtures taught what one could not
 # a recording that no training has touched, `noisy-mono-8k.wav`: another speaker, in the noise of a vacuum cleaner.
 
 # %%
-from tasnet_np.separate import separate
+from tasnet_np.listening.separate import separate
 
 noisy, clean = (companion.clip(f"noisy/{kind}-mono-8k.wav") for kind in ("noisy", "clean"))
 speech, noise = separate(model, noisy[None], RATE)[:, 0]  # (2, channels, n)

@@ -16,18 +16,18 @@ from collections import deque
 import matplotlib.pyplot as plt
 import numpy as np
 
-from tasnet_np.corpus import Store, open_corpus
-from tasnet_np.layouts import folders
-from tasnet_np.manifest import make_manifest
-from tasnet_np.metrics import si_snr
-from tasnet_np.mixing import Mixer, mix
-from tasnet_np.config import Config
-from tasnet_np.execution import ConvTasNet
+from tasnet_np.corpus.clips import Store, open_corpus
+from tasnet_np.corpus.layouts import folders
+from tasnet_np.corpus.manifest import make_manifest
+from tasnet_np.sound.metrics import si_snr
+from tasnet_np.corpus.mixing import Mixer, mix
+from tasnet_np.network.config import Config
+from tasnet_np.network.execution import ConvTasNet
 from tasnet_np.ops.frame_statistics import EPS
 from tasnet_np.ops.norms import cumulative_layer_norm_forward
-from tasnet_np.recipe import Recipe
-from tasnet_np.streaming import Streamer
-from tasnet_np.trainer import Trainer
+from tasnet_np.training.recipe import Recipe
+from tasnet_np.network.streaming import Streamer
+from tasnet_np.training.trainer import Trainer
 
 # %% [markdown]
 # The network of this tutorial is small and causal, with a little look-ahead: its first three blocks see some later
@@ -59,12 +59,18 @@ assert not config.norm == "gLN"
 
 # %%
 noisy, (clean, _) = mix(
-    companion.speech(4.0, RATE, speaker="english-british"), companion.noise(4.0, RATE, name="rain"), snr_db=0.0
+    companion.speech(4.0, RATE, speaker="english-british"),
+    companion.noise(4.0, RATE, name="rain"),
+    snr_db=0.0,
 )
 offline = model.forward(noisy[None], keep=False)[0]  # (2, n)
 piece = 80  # samples: 10 ms
 cut = np.concatenate(
-    [model.forward(noisy[None, start : start + piece], keep=False)[0] for start in range(0, len(noisy), piece)], axis=1
+    [
+        model.forward(noisy[None, start : start + piece], keep=False)[0]
+        for start in range(0, len(noisy), piece)
+    ],
+    axis=1,
 )
 
 
@@ -157,8 +163,10 @@ plt.step(outputs, waits, "o-", where="post", markersize=3)
 plt.axhline(config.latency_samples, color="black", linewidth=0.8, linestyle=":")
 plt.gca().set(
     title="How long each sample waits, measured; dotted: L + D h",
-    xlabel="output sample t", ylabel="wait (samples)", ylim=(0, 160),
-)  # fmt: skip
+    xlabel="output sample t",
+    ylabel="wait (samples)",
+    ylim=(0, 160),
+)
 companion.show("latency")
 
 assert waits.max() == config.latency_samples == 144
@@ -172,7 +180,9 @@ assert (waits == (outputs // HOP + 2 + D) * HOP - outputs).all()  # the formula,
 # %%
 for name in ("small", "origin"):
     preset = Config.preset(name)
-    print(f"{name}: {preset.latency_samples} samples, {preset.latency_ms:g} ms, D = {preset.lookahead_frames} frames")
+    print(
+        f"{name}: {preset.latency_samples} samples, {preset.latency_ms:g} ms, D = {preset.lookahead_frames} frames"
+    )
 assert Config.preset("small").latency_ms == 2.0
 assert Config.preset("origin").latency_ms == 33.0 and Config.preset("origin").lookahead_frames == 31
 assert Config.preset("paper").latency_samples == np.inf  # gLN wants the whole recording
@@ -187,6 +197,7 @@ assert Config.preset("paper").latency_samples == np.inf  # gLN wants the whole r
 #
 # Frame $f$ covers the last $h$ samples and the $h$ before them. So $h$ samples have to be remembered. At the start they
 # are the $h$ zeros of the padding.
+
 
 # %%
 class Encoder:
@@ -228,6 +239,7 @@ assert whole.shape[1] == config.frames(len(sound)) == 101  # the last frame need
 #
 # Three numbers, however long the stream. (In the code, `max(..., 0.0)` is for rounding, which may bring a variance of
 # nearly 0 below 0.)
+
 
 # %%
 class RunningNorm:
@@ -283,6 +295,7 @@ else:
 # There is one catch: the ends. Offline, a convolution sees zeros before the first frame and after the last. They are
 # zeros *behind the norm*, not frames of silence: no norm counts them. We write `None` for a frame outside the recording.
 
+
 # %%
 def prelu(x, alpha):
     return np.where(x > 0, x, alpha * x)
@@ -292,7 +305,11 @@ class Block:
     """Takes and gives x (B,) and skips (Sc,) of one frame, or None where there is no frame."""
 
     def __init__(self, p, i):
-        self.p = {name.removeprefix(f"blocks.{i}."): array for name, array in p.items() if name.startswith(f"blocks.{i}.")}
+        self.p = {
+            name.removeprefix(f"blocks.{i}."): array
+            for name, array in p.items()
+            if name.startswith(f"blocks.{i}.")
+        }
         self.dilation, self.lookahead = config.dilation(i), config.lookahead(i)
         self.norms = [RunningNorm(self.p[f"norm{j}.gamma"], self.p[f"norm{j}.beta"]) for j in (1, 2)]
         self.history = np.zeros((config.hidden, (config.kernel - 1) * self.dilation + 1))  # newest frame last
@@ -340,6 +357,7 @@ assert np.allclose(np.stack([s for _, s in results[4:]], axis=1), expected_skips
 # Each frame becomes $L$ samples, and neighbouring frames overlap by half. Half of what a frame gives is added to the half
 # that the frame before left, and is final. The other half is remembered.
 
+
 # %%
 class Decoder:
     """Takes a masked frame (N,), gives h samples."""
@@ -366,6 +384,7 @@ assert np.allclose(stepped, expected[: 100 * HOP], rtol=0, atol=1e-12)
 # Between encoder and decoder the masks come $D$ frames late, so the encoded frames wait in a queue, too. This is the
 # whole network, one hop in, at most one hop out:
 
+
 # %%
 class Stream:
     """The network, hop by hop, in NumPy."""
@@ -383,7 +402,10 @@ class Stream:
         if samples is not None:
             frame = self.encoder.step(samples)
             self.waiting.append(frame)
-            x, skips = self.p["bottleneck.w"] @ self.norm.step(frame) + self.p["bottleneck.b"], np.zeros(config.skip)
+            x, skips = (
+                self.p["bottleneck.w"] @ self.norm.step(frame) + self.p["bottleneck.b"],
+                np.zeros(config.skip),
+            )
         for block in self.blocks:
             x, skips = block.step(x, skips)
         if skips is None:
@@ -419,6 +441,7 @@ assert error < 1e-10
 # The library's `Streamer` does the same in compiled loops. It takes any number of samples, also fewer than a hop, and
 # returns those that have become final. However the sound is cut, the output is the same.
 
+
 # %%
 def in_pieces(streamer, sound, sizes):
     """Feed a sound in pieces of random sizes; return all that comes out."""
@@ -445,6 +468,7 @@ assert np.abs(in_pieces(Streamer(exact), sound, 50) - by_hand).max() < 1e-10 * n
 #
 # Take away one piece of the state at a time. Each time the comparison with the whole recording notices, even where the
 # ear might not.
+
 
 # %%
 def relative_error(stream):
@@ -506,7 +530,9 @@ with companion.fails("a latency of 142 samples"):
 streamer = Streamer(model)
 before = streamer.state_bytes
 streamer.process(noisy)
-history = {f"block {i}": (config.kernel - 1) * config.dilation(i) + 1 for i in range(config.blocks * config.repeats)}
+history = {
+    f"block {i}": (config.kernel - 1) * config.dilation(i) + 1 for i in range(config.blocks * config.repeats)
+}
 plt.bar(list(history), list(history.values()))
 plt.gca().set(title="Frames of history that each block keeps", ylabel="frames")
 plt.gca().tick_params(axis="x", rotation=45)
@@ -536,7 +562,9 @@ plt.hist(np.minimum(times_ms, 1.2 * deadline_ms), bins=60)
 plt.axvline(deadline_ms, color="black", linestyle=":", linewidth=1)
 plt.gca().set(title="Time for one hop; dotted: the deadline", xlabel="time (ms)", ylabel="hops", yscale="log")
 companion.show("speed")
-print(f"median {np.median(times_ms):.3f} ms of {deadline_ms:g} ms, real-time factor {np.median(times_ms) / deadline_ms:.3f}")
+print(
+    f"median {np.median(times_ms):.3f} ms of {deadline_ms:g} ms, real-time factor {np.median(times_ms) / deadline_ms:.3f}"
+)
 assert deadline_ms == 2.0 and len(times) == len(noisy) // HOP
 
 # %% [markdown]
@@ -555,6 +583,7 @@ assert deadline_ms == 2.0 and len(times) == len(noisy) // HOP
 #
 # and $m$ frames last $m h$ samples. To forget with a time constant of $\tau$ seconds, at $r$ samples per second, take
 # $\lambda = e^{-h / (r \tau)}$. The price: it is no longer the norm that the network was trained with.
+
 
 # %%
 def running_deviation(x, forgetting):
@@ -576,7 +605,9 @@ for label, forgetting in (("cumulative (λ = 1)", 1.0), ("forgets in 1 s", one_s
     plt.semilogy(seconds, running_deviation(louder, forgetting), label=label)
 plt.semilogy(seconds, np.where(seconds < 8, 1, 10), color="black", linewidth=0.8, linestyle=":", label="true")
 plt.legend()
-plt.gca().set(title="The sound gets 20 dB louder after 8 s", xlabel="time (s)", ylabel="deviation of the norm")
+plt.gca().set(
+    title="The sound gets 20 dB louder after 8 s", xlabel="time (s)", ylabel="deviation of the norm"
+)
 companion.show("forgetting")
 
 m = -1 / np.log(one_second)
@@ -590,8 +621,8 @@ assert running_deviation(louder, 1.0)[-1] < 7  # this one has not
 # %% [markdown]
 # ## Where it sits
 #
-# [`streaming.py`](../tasnet_np/streaming.py) holds the same state in fixed arrays: the windows, rings for what waits,
-# one row of sums for each norm. Around it, [`sound_stream.py`](../tasnet_np/sound_stream.py) adds other sample rates and the level.
+# [`streaming.py`](../tasnet_np/network/streaming.py) holds the same state in fixed arrays: the windows, rings for what waits,
+# one row of sums for each norm. Around it, [`sound_stream.py`](../tasnet_np/listening/sound_stream.py) adds other sample rates and the level.
 # `tasnet-np stream` is that as a filter, `tasnet-np live` from a microphone.
 #
 # ## Exercises

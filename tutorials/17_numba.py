@@ -28,9 +28,9 @@ import numba
 import numpy as np
 
 from tasnet_np.compute.cpu import each, get_threads, set_threads
-from tasnet_np.gradcheck import relative_error
-from tasnet_np.config import Config
-from tasnet_np.execution import ConvTasNet
+from tasnet_np.network.gradcheck import relative_error
+from tasnet_np.network.config import Config
+from tasnet_np.network.execution import ConvTasNet
 from tasnet_np.ops import depthwise
 
 companion.where("depthwise", "block")
@@ -309,7 +309,9 @@ ax.invert_yaxis()
 ax.set_xscale("log")
 ax.set_xlim(right=max(nanoseconds) * 6)
 ax.xaxis.set_major_formatter("{x:,g}")
-ax.set(xlabel="nanoseconds per output number, three taps each (logarithmic)", title="one convolution, six ways")
+ax.set(
+    xlabel="nanoseconds per output number, three taps each (logarithmic)", title="one convolution, six ways"
+)
 companion.show("six_ways")
 
 # %% [markdown]
@@ -652,7 +654,8 @@ set_threads(default_threads)
 assert gradients[0] == gradients[1] == gradients[2]
 
 one_by_one = [
-    depthwise.depthwise_backward_ref(dy[i : i + 1], xs[i : i + 1], w, b, dilation=dilation)[1] for i in range(3)
+    depthwise.depthwise_backward_ref(dy[i : i + 1], xs[i : i + 1], w, b, dilation=dilation)[1]
+    for i in range(3)
 ]
 _, cache = depthwise.depthwise_forward(xs, w, b, dilation=dilation)
 assert relative_error(depthwise.depthwise_backward(dy, cache)[1], sum(one_by_one)) < 1e-5
@@ -773,9 +776,12 @@ ax.loglog(line, ceiling, "-", color="black", label="ceilings: memory copy, matri
 for kind, marker, colour in (("matrix product", "s", "vermilion"), ("fused pass", "o", "blue")):
     chosen = [stage for stage in stages if (stage[0] in PRODUCTS) == (kind == "matrix product")]
     ax.loglog(
-        [stage[4] for stage in chosen], [stage[2] for stage in chosen], marker,
-        color=companion.COLOURS[colour], label=kind,
-    )  # fmt: skip
+        [stage[4] for stage in chosen],
+        [stage[2] for stage in chosen],
+        marker,
+        color=companion.COLOURS[colour],
+        label=kind,
+    )
 for number, (name, _, speed, _, per_byte) in enumerate(stages, 1):
     if name not in PRODUCTS:
         ax.annotate(str(number), (per_byte, speed), textcoords="offset points", xytext=(5, 4), fontsize=8)
@@ -786,9 +792,13 @@ for per_byte in {intensity[name] for name in PRODUCTS}:  # two columns of square
     style = {"fontsize": 8, "ha": "center", "va": "top"}
     ax.annotate(label, (per_byte, lowest), textcoords="offset points", xytext=(0, -8), **style)
 ax.text(
-    1.02, 0.5, "\n".join(f"{number:2d}  {name}" for number, (name, *_) in enumerate(stages, 1)),
-    transform=ax.transAxes, fontsize=8, va="center",
-)  # fmt: skip
+    1.02,
+    0.5,
+    "\n".join(f"{number:2d}  {name}" for number, (name, *_) in enumerate(stages, 1)),
+    transform=ax.transAxes,
+    fontsize=8,
+    va="center",
+)
 ax.grid(True, which="major", axis="both")
 ax.set(xlabel="operations per byte moved", ylabel="GFLOP/s, one thread", title="stages of one fused block")
 ax.legend(loc="lower right", fontsize=8)

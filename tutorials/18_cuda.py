@@ -34,8 +34,8 @@ import numpy as np
 from matplotlib.patches import Rectangle
 from numba import cuda, float32, float64
 
-from tasnet_np.gradcheck import relative_error
-from tasnet_np.config import Config
+from tasnet_np.network.gradcheck import relative_error
+from tasnet_np.network.config import Config
 from tasnet_np.ops import elementwise, norms, pointwise
 
 companion.where("expand", "norm1", "norm2", "residual", "skip")
@@ -254,7 +254,11 @@ for name, (left, top) in origin.items():
     place = (left, top - 1) if name == "w" else (left + width + 1, top + height / 2)
     ax.text(*place, {"w": "w (O, C)", "x": "x (C, T)", "y": "y (O, T)"}[name])
 for number in range(3):
-    style = {"edgecolor": "black", "facecolor": companion.COLOURS["sky"], "alpha": 0.9 if number == 1 else 0.3}
+    style = {
+        "edgecolor": "black",
+        "facecolor": companion.COLOURS["sky"],
+        "alpha": 0.9 if number == 1 else 0.3,
+    }
     ax.add_patch(Rectangle((number * S, 34), S, S, **style))
     ax.add_patch(Rectangle((34, number * S), S, S, **style))
     ax.text(number * S + S / 2, 34 + S / 2, f"p = {number}", ha="center", va="center")
@@ -464,14 +468,21 @@ for j, a in enumerate(steps):
         done = first == 0
         colour = companion.COLOURS["orange"] if done else "white"
         ax.text(
-            t, -j, f"{first}..{t}" if first < t else f"{t}", ha="center", va="center",
-            bbox={"boxstyle": "round", "facecolor": colour, "edgecolor": "black"}, zorder=3,
-        )  # fmt: skip
+            t,
+            -j,
+            f"{first}..{t}" if first < t else f"{t}",
+            ha="center",
+            va="center",
+            bbox={"boxstyle": "round", "facecolor": colour, "edgecolor": "black"},
+            zorder=3,
+        )
         if j and t >= 2 ** (j - 1):
             ax.annotate(
-                "", (t, -j + 0.18), (t - 2 ** (j - 1), -j + 0.82),
+                "",
+                (t, -j + 0.18),
+                (t - 2 ** (j - 1), -j + 0.82),
                 arrowprops={"arrowstyle": "->", "color": companion.COLOURS["blue"], "linewidth": 1.2},
-            )  # fmt: skip
+            )
         if j:
             ax.plot((t, t), (-j + 0.2, -j + 0.8), "-", color="#999999", linewidth=1)
 ax.set_yticks([0, -1, -2, -3], ["s", "after step 0", "after step 1", "after step 2"])

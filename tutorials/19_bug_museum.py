@@ -17,20 +17,20 @@
 # %%
 import companion
 
-import dataclasses
 
 import matplotlib.pyplot as plt
 import numpy as np
 
-from tasnet_np import metrics
-from tasnet_np.gradcheck import CASES, check_op, relative_error
-from tasnet_np.layers import NegativeSISNR
-from tasnet_np.level import rms_db
-from tasnet_np.mixing import mix
-from tasnet_np.config import Config
-from tasnet_np.execution import ConvTasNet
+from tasnet_np.sound import metrics
+from tasnet_np.ops.cases import CASES
+from tasnet_np.network.gradcheck import check_op, relative_error
+from tasnet_np.network.layers import NegativeSISNR
+from tasnet_np.sound.level import rms_db
+from tasnet_np.corpus.mixing import mix
+from tasnet_np.network.config import Config
+from tasnet_np.network.execution import ConvTasNet
 from tasnet_np.ops import conv1d, depthwise, elementwise, norms
-from tasnet_np.optim import Adam
+from tasnet_np.training.optimisers import Adam
 
 companion.where("mixture", "norm", "norm2", "depthwise", "mask", "loss", "optimizer")
 
@@ -77,6 +77,7 @@ smoke_test(1, wrong, (2, len(speech)))
 # root already, and takes another root. With $R$ for an RMS and equal levels,
 #
 # $$ \text{scale} = \sqrt{10^{-\text{SNR}/20}} = 10^{-\text{SNR}/40} \quad\text{where}\quad 10^{-\text{SNR}/20} \quad\text{is right.} $$
+
 
 # %%
 def snr_db(sources):
@@ -299,6 +300,7 @@ assert origin.parameter_count == 5_083_313 - 65_664  # the library's version of 
 # %% [markdown]
 # **The check.** After one backward pass, every parameter must have a gradient.
 
+
 # %%
 def without_gradient(model):
     loss.forward(model.forward(mixture[None]), sources[None])
@@ -409,9 +411,14 @@ smoke_test(6, masks["exhibit 6"], logits.shape)
 fig, axes = plt.subplots(1, 2, sharey=True, figsize=(7.5, 3))
 for ax, (name, mask) in zip(axes, masks.items()):
     image = ax.imshow(
-        mask[0, 0], origin="lower", aspect="auto", vmin=0, vmax=1, interpolation="nearest",
+        mask[0, 0],
+        origin="lower",
+        aspect="auto",
+        vmin=0,
+        vmax=1,
+        interpolation="nearest",
         extent=(0, 2, 0, rate / 2000),
-    )  # fmt: skip
+    )
     ax.set(title=f"mask of the speech: {name}", xlabel="time (s)")
     ax.grid(False)
 axes[0].set_ylabel("frequency of the filter (kHz)")
@@ -485,7 +492,9 @@ x, dy = rng.standard_normal((2, 8, 50))
 gamma, beta = rng.standard_normal((2, 8))
 y, dx = cumulative_norm_7(x, dy, gamma)
 smoke_test(7, dx, x.shape)
-assert relative_error(dx, norms.cumulative_layer_norm_backward_ref(dy[None], x[None], gamma, beta)[0][0]) < 1e-6
+assert (
+    relative_error(dx, norms.cumulative_layer_norm_backward_ref(dy[None], x[None], gamma, beta)[0][0]) < 1e-6
+)
 
 # %% [markdown]
 # On noise all is well: its gradient agrees with the library's. Now a recording that begins with ten frames
@@ -624,6 +633,7 @@ companion.show("spring")
 
 # %% [markdown]
 # **The check.** Two passes over the same data must give the same gradient.
+
 
 # %%
 def gradients_of_two_passes(adds_up):

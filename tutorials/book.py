@@ -60,11 +60,11 @@ class Page:
 def title_cell(text):
     """Title, what it teaches, minutes and what to know before, from the first Markdown cell of a script.
 
-        # # 5. Depthwise convolution
-        #
-        # Minutes: 20. Before: [4. Pointwise](04_pointwise.py).
-        #
-        # What it teaches: the first two sentences go into the table of contents.
+    # # 5. Depthwise convolution
+    #
+    # Minutes: 20. Before: [4. Pointwise](04_pointwise.py).
+    #
+    # What it teaches: the first two sentences go into the table of contents.
     """
     cell = re.split(r"^# %%.*$", text, flags=re.MULTILINE)[1]
     markdown = "\n".join(line.removeprefix("#").removeprefix(" ") for line in cell.strip().splitlines())
@@ -100,7 +100,9 @@ def order_table(tutorials):
     """The table of README.md."""
     lines = ["| | what it teaches | minutes | before |", "|---|---|---|---|"]
     for page in tutorials:
-        lines.append(f"| [{page.title}]({page.path.name}) | {page.teaches} | {page.minutes} | {page.before} |")
+        lines.append(
+            f"| [{page.title}]({page.path.name}) | {page.teaches} | {page.minutes} | {page.before} |"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -200,7 +202,10 @@ class Writer:
         for page in self.tutorials:
             cells = (
                 f'<a href="{page.name}.html">{html.escape(page.title)}</a>',
-                *(self._links(self.markdown.renderInline(text), HERE, "") for text in (page.teaches, page.before)),
+                *(
+                    self._links(self.markdown.renderInline(text), HERE, "")
+                    for text in (page.teaches, page.before)
+                ),
             )
             rows.append(
                 f'<tr><th scope="row">{cells[0]}</th><td>{cells[1]}</td>'
@@ -388,7 +393,8 @@ def main():
             return 0
         if arguments.only:
             tutorials, solutions = (
-                [page for page in some if page.path.name[:2] in arguments.only] for some in (tutorials, solutions)
+                [page for page in some if page.path.name[:2] in arguments.only]
+                for some in (tutorials, solutions)
             )
         build(arguments.out, tutorials, solutions, arguments.jobs, whole=not arguments.only)
     except BookError as error:

@@ -28,16 +28,16 @@ def _in_notebook():
 if not _in_notebook():
     matplotlib.use("Agg")  # before anything draws: a script opens no window
 
-import matplotlib.pyplot as plt  # noqa: E402
-import numpy as np  # noqa: E402
-import soundfile  # noqa: E402
-from matplotlib.patches import Circle, FancyBboxPatch  # noqa: E402
+import matplotlib.pyplot as plt
+import numpy as np
+import soundfile
+from matplotlib.patches import Circle, FancyBboxPatch
 
-from tasnet_np import plots  # noqa: E402
-from tasnet_np.audio_files import read  # noqa: E402
-from tasnet_np.level import at_level  # noqa: E402
-from tasnet_np.config import Config  # noqa: E402
-from tasnet_np.resampling import resample  # noqa: E402
+from tasnet_np.reports import plots
+from tasnet_np.sound.audio_files import read
+from tasnet_np.sound.level import at_level
+from tasnet_np.network.config import Config
+from tasnet_np.sound.resampling import resample
 
 SCALE = float(os.environ.get("TUTORIAL_SCALE", "1"))  # how much longer the slow parts take
 
@@ -141,9 +141,7 @@ def spectrogram(ax, samples, rate, title="", *, limits=(-80, -20)):
     hop = (len(levels_db) - 1) // 2  # a quarter of the window
     times = np.arange(levels_db.shape[1]) * hop / rate
     frequencies = np.linspace(0, rate / 2000, len(levels_db))
-    image = ax.pcolormesh(
-        times, frequencies, levels_db, vmin=limits[0], vmax=limits[1], shading="nearest"
-    )
+    image = ax.pcolormesh(times, frequencies, levels_db, vmin=limits[0], vmax=limits[1], shading="nearest")
     ax.set(title=title, xlabel="time (s)", ylabel="frequency (kHz)", xlim=(0, len(samples) / rate))
     ax.grid(False)
     ax.figure.colorbar(image, ax=ax, label="dB", pad=0.01, extend="both")
@@ -232,10 +230,19 @@ def network_map(parts, c):
         edge = "black" if part in lit or near else "#999999"
         corner = (x - width / 2, y - HEIGHT / 2)
         style = "round,pad=0,rounding_size=0.12"
-        ax.add_patch(FancyBboxPatch(
-            corner, width, HEIGHT, boxstyle=style, facecolor=fill, edgecolor=edge, zorder=3,
-            linewidth=2 if part in lit else 1, gid=f"{'lit' if part in lit else 'box'}:{name}",
-        ))  # fmt: skip
+        ax.add_patch(
+            FancyBboxPatch(
+                corner,
+                width,
+                HEIGHT,
+                boxstyle=style,
+                facecolor=fill,
+                edgecolor=edge,
+                zorder=3,
+                linewidth=2 if part in lit else 1,
+                gid=f"{'lit' if part in lit else 'box'}:{name}",
+            )
+        )
         weight, colour = ("bold", "black") if part in lit else ("normal", "#333333")
         ax.text(x, y, text, ha="center", va="center", fontsize=9, fontweight=weight, color=colour, zorder=4)
 
@@ -243,9 +250,12 @@ def network_map(parts, c):
         xs, ys = zip(*points)
         ax.plot(xs, ys, color=colour, linewidth=1.1, linestyle=style, zorder=1)
         ax.annotate(
-            "", xy=points[-1], xytext=points[-2], zorder=2,
+            "",
+            xy=points[-1],
+            xytext=points[-2],
+            zorder=2,
             arrowprops={"arrowstyle": "-|>", "color": colour, "linewidth": 1.1, "shrinkA": 0, "shrinkB": 0},
-        )  # fmt: skip
+        )
 
     def sign(x, y, text):
         ax.add_patch(Circle((x, y), 0.2, facecolor="white", edgecolor="#555555", zorder=3))
@@ -256,16 +266,31 @@ def network_map(parts, c):
 
     top, middle, bottom = 4.55, 2.95, 0.55
     streaming = "streaming" in lit
-    ax.add_patch(FancyBboxPatch(
-        (0.98, 2.38), 7.62, 3.0, boxstyle="round,pad=0,rounding_size=0.15", zorder=0,
-        facecolor="#fdf0d5" if streaming else "none", edgecolor="black" if streaming else "#bbbbbb",
-        linewidth=2 if streaming else 1, linestyle="--", gid=f"{'lit' if streaming else 'box'}:streaming",
-    ))  # fmt: skip
+    ax.add_patch(
+        FancyBboxPatch(
+            (0.98, 2.38),
+            7.62,
+            3.0,
+            boxstyle="round,pad=0,rounding_size=0.15",
+            zorder=0,
+            facecolor="#fdf0d5" if streaming else "none",
+            edgecolor="black" if streaming else "#bbbbbb",
+            linewidth=2 if streaming else 1,
+            linestyle="--",
+            gid=f"{'lit' if streaming else 'box'}:streaming",
+        )
+    )
     weight = "bold" if streaming else "normal"
     ax.text(
-        8.48, 5.2, f"streaming: {c.hop} samples (one hop) at a time", ha="right", va="center", fontsize=8.5,
-        fontweight=weight, color="black" if streaming else "#777777",
-    )  # fmt: skip
+        8.48,
+        5.2,
+        f"streaming: {c.hop} samples (one hop) at a time",
+        ha="right",
+        va="center",
+        fontsize=8.5,
+        fontweight=weight,
+        color="black" if streaming else "#777777",
+    )
 
     # mixture -> encoder -> x -> decoder -> sources -> loss
     arrow((0.5, top), (1.25, top))
@@ -294,10 +319,17 @@ def network_map(parts, c):
     box("norm", 1.9, middle, "norm", width=1.3)
     box("bottleneck", 3.78, middle, "bottleneck")
     for shift in (0.14, 0.07):
-        ax.add_patch(FancyBboxPatch(
-            (4.95 + shift, middle - HEIGHT / 2 + shift), 1.6, HEIGHT, boxstyle="round,pad=0,rounding_size=0.12",
-            facecolor="white", edgecolor="#999999", zorder=2,
-        ))  # fmt: skip
+        ax.add_patch(
+            FancyBboxPatch(
+                (4.95 + shift, middle - HEIGHT / 2 + shift),
+                1.6,
+                HEIGHT,
+                boxstyle="round,pad=0,rounding_size=0.12",
+                facecolor="white",
+                edgecolor="#999999",
+                zorder=2,
+            )
+        )
     count = c.blocks * c.repeats
     box("block", 5.75, middle, f"{count} blocks", width=1.6)
     box("mask", 7.7, middle, "masks", width=1.3)
@@ -306,10 +338,17 @@ def network_map(parts, c):
     note(3.78, middle - 0.45, f"{c.filters} → {c.bottleneck}")
 
     # Inside one block.
-    ax.add_patch(FancyBboxPatch(
-        (-0.6, -0.6), 13.4, 2.35, boxstyle="round,pad=0,rounding_size=0.15", facecolor="#f6f6f6",
-        edgecolor="#bbbbbb", zorder=0,
-    ))  # fmt: skip
+    ax.add_patch(
+        FancyBboxPatch(
+            (-0.6, -0.6),
+            13.4,
+            2.35,
+            boxstyle="round,pad=0,rounding_size=0.15",
+            facecolor="#f6f6f6",
+            edgecolor="#bbbbbb",
+            zorder=0,
+        )
+    )
     for start, end in ((4.95, -0.5), (6.55, 12.7)):
         ax.plot((start, end), (middle - HEIGHT / 2, 1.75), "-", color="#cccccc", linewidth=0.8, zorder=0)
     note(-0.45, -0.42, f"one block; dilation 1, 2, …, {2 ** (c.blocks - 1)}, {c.repeats} times", ha="left")

@@ -11,7 +11,9 @@ def add(commands):
     added = add_command(commands, "denoise", _denoise, "Take the noise out of recordings.")
     added.add_argument("inputs", nargs="+", metavar="IN", help="audio files and folders")
     added.add_argument("--model", default="pretrained", metavar="RUN", help=MODEL_HELP)
-    added.add_argument("-o", "--output", required=True, metavar="OUT", help="a file for one input, else a folder")
+    added.add_argument(
+        "-o", "--output", required=True, metavar="OUT", help="a file for one input, else a folder"
+    )
     added.add_argument("--noise-out", metavar="OUT", help="the same for the background that was removed")
     added.add_argument(
         "--segment-seconds",
@@ -20,19 +22,22 @@ def add(commands):
         help="for models that are not causal, if memory is short: overlapping segments of S seconds; "
         "at 30 s, what they change is below -30 dB of the output",
     )
-    added.add_argument("--plot", metavar="PICTURE", help="spectrograms before and after: a .png, .pdf or .svg for "
-                       "one input, else a folder")  # fmt: skip
+    added.add_argument(
+        "--plot",
+        metavar="PICTURE",
+        help="spectrograms before and after: a .png, .pdf or .svg for one input, else a folder",
+    )
     added.add_argument("--json", action="store_true", help="print the files written as JSON")
     added.add_argument("--quiet", action="store_true", help="no progress bar, no list of files")
     add_computing(added)
 
 
 def _denoise(options):
-    from tasnet_np.checkpoint import load
-    from tasnet_np.denoise import denoise_files
+    from tasnet_np.listening.denoise import denoise_files
+    from tasnet_np.network.checkpoint import load
 
     if options.plot:
-        from tasnet_np.plots import check_suffix
+        from tasnet_np.reports.plots import check_suffix
 
         check_suffix(options.plot if _is_one_file(options) else "a.png")
     device = compute_as(options)
@@ -63,8 +68,8 @@ def _plot_before_and_after(options, written):
     """A picture for every recording denoised: the first channel before and after. Returns the pictures."""
     from pathlib import Path
 
-    from tasnet_np.audio_files import find_audio, read
-    from tasnet_np.plots import spectrograms
+    from tasnet_np.reports.plots import spectrograms
+    from tasnet_np.sound.audio_files import find_audio, read
 
     sources = []
     for path in map(Path, options.inputs):
@@ -78,6 +83,8 @@ def _plot_before_and_after(options, written):
         name = written[first].with_suffix(".png").name
         picture = Path(options.plot) if _is_one_file(options) else Path(options.plot, name)
         picture.parent.mkdir(parents=True, exist_ok=True)
-        spectrograms(picture, {title: r.samples[0] for title, r in recordings.items()}, recordings["before"].rate)
+        spectrograms(
+            picture, {title: r.samples[0] for title, r in recordings.items()}, recordings["before"].rate
+        )
         pictures.append(picture)
     return pictures

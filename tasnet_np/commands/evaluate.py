@@ -28,9 +28,9 @@ def add(commands):
 
 
 def _evaluate(options):
-    from tasnet_np.checkpoint import load
-    from tasnet_np.mixing import fixed_batches
-    from tasnet_np.evaluate import evaluate, table
+    from tasnet_np.corpus.mixing import fixed_batches
+    from tasnet_np.network.checkpoint import load
+    from tasnet_np.training.evaluation import evaluate, table
 
     if options.mixtures < 1 or not 0 < options.seconds < 3600:
         raise UserError(f"--mixtures {options.mixtures}, --seconds {options.seconds}: give positive numbers")
@@ -56,7 +56,7 @@ def _unheard(options, rate):
     """The recordings to evaluate on: what a run held out, or all of two folders that it did not train on."""
     from pathlib import Path
 
-    from tasnet_np.run_folder import RunData, RunFolder
+    from tasnet_np.training.run_folder import RunData, RunFolder
 
     folder = RunFolder(options.model if Path(options.model).is_dir() else Path(options.model).parent)
     is_run = folder.manifest_file.exists()
@@ -71,7 +71,7 @@ def _unheard(options, rate):
 
 def _held_out(folder, options, rate):
     """A part that a run did not train on."""
-    from tasnet_np.corpus import Store, open_corpus
+    from tasnet_np.corpus.clips import Store, open_corpus
 
     if options.part not in ("validation", "test"):
         raise UserError(f"--part {options.part}: give validation or test")
@@ -81,7 +81,7 @@ def _held_out(folder, options, rate):
 
 
 def _all_of_the_folders(options, rate):
-    from tasnet_np.corpus import load_corpus
+    from tasnet_np.corpus.clips import load_corpus
 
     corpus, problems = load_corpus(options.speech, options.noise, rate, progress=not options.quiet)
     for problem in problems:
@@ -90,11 +90,11 @@ def _all_of_the_folders(options, rate):
 
 
 def _compare(options):
-    from tasnet_np.evaluate import compare
+    from tasnet_np.training.evaluation import compare
 
     rows, recordings = compare(options.clean, options.files)
     if options.plot:
-        from tasnet_np.plots import spectrograms
+        from tasnet_np.reports.plots import spectrograms
 
         first_channels = {str(recording.path): recording.samples[0] for recording in recordings}
         spectrograms(options.plot, first_channels, recordings[0].rate)

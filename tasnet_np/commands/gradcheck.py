@@ -11,7 +11,7 @@ def add(commands):
 
 
 def _gradcheck(options):
-    from tasnet_np.gradcheck import TOLERANCE, check_everything
+    from tasnet_np.network.gradcheck import TOLERANCE, check_everything
 
     print(f"{'op':<44} {'NumPy':>9} {'compiled':>9}   largest error relative to the largest gradient")
     failed = 0

@@ -12,8 +12,8 @@ def add(commands):
 
 
 def _info(options):
-    from tasnet_np.checkpoint import load
-    from tasnet_np.config import Config
+    from tasnet_np.network.checkpoint import load
+    from tasnet_np.network.config import Config
 
     if bool(options.model) == bool(options.preset):
         raise UserError("--model, --preset: give one of them")
@@ -28,8 +28,8 @@ def _info(options):
 
 def _computing_time(config):
     """What the latency has to be added to: how long a hop takes on this machine."""
-    from tasnet_np.execution import ConvTasNet
-    from tasnet_np.stream_timing import time_streaming
+    from tasnet_np.listening.stream_timing import time_streaming
+    from tasnet_np.network.execution import ConvTasNet
 
     announce_compiling()
     timing = time_streaming(ConvTasNet(config))

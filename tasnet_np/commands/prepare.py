@@ -9,8 +9,13 @@ from tasnet_np.errors import UserError
 
 def add(commands):
     added = add_command(commands, "prepare", _prepare, "Look through recordings and part them for training.")
-    added.add_argument("corpus", nargs="*", metavar="DIR", help="corpora of a known layout: LibriSpeech, LibriMix, "
-                       "VoiceBank-DEMAND and other clean/noisy pairs, MS-SNSD, DNS")  # fmt: skip
+    added.add_argument(
+        "corpus",
+        nargs="*",
+        metavar="DIR",
+        help="corpora of a known layout: LibriSpeech, LibriMix, "
+        "VoiceBank-DEMAND and other clean/noisy pairs, MS-SNSD, DNS",
+    )
     added.add_argument("--speech", metavar="DIR", help="clean speech, a folder per speaker")
     added.add_argument("--noise", metavar="DIR", help="noise recordings")
     added.add_argument("--rooms", metavar="DIR", help="room impulse responses")
@@ -19,25 +24,33 @@ def add(commands):
     added.add_argument("--seed", type=int, default=0, help="of the parts")
     added.add_argument("--share", type=float, default=0.2, help="of the speakers and noises, for validation")
     added.add_argument("--hold-out", nargs="+", metavar="SPEAKER", default=[], help="speakers to validate on")
-    added.add_argument("--headers-only", action="store_true", help="do not read the samples: quick, but misses "
-                       "silent, clipped, damaged and doubled recordings")  # fmt: skip
+    added.add_argument(
+        "--headers-only",
+        action="store_true",
+        help="do not read the samples: quick, but misses silent, clipped, damaged and doubled recordings",
+    )
     added.add_argument("--json", action="store_true", help="print the table as JSON")
     added.add_argument("--quiet", action="store_true", help="no progress bar, no list of problems")
 
 
 def _prepare(options):
-    from tasnet_np import manifest
+    from tasnet_np.corpus import manifest
 
     if not (options.corpus or options.speech or options.noise):
         raise UserError("prepare: give the folder of a corpus, or --speech DIR and --noise DIR")
     found, problems = _find(options)
     made = manifest.make_manifest(
-        found, problems, seed=options.seed, share=options.share, hold_out=options.hold_out,
-        contents=not options.headers_only, progress=not options.quiet,
-    )  # fmt: skip
+        found,
+        problems,
+        seed=options.seed,
+        share=options.share,
+        hold_out=options.hold_out,
+        contents=not options.headers_only,
+        progress=not options.quiet,
+    )
     manifest.save(made, options.out)
     if options.plot:
-        from tasnet_np.plots import recordings
+        from tasnet_np.reports.plots import recordings
 
         recordings(options.plot, made)
     if not options.quiet:
@@ -50,7 +63,7 @@ def _prepare(options):
 
 def _find(options):
     """The recordings below all folders given, and a line about each problem with them."""
-    from tasnet_np import layouts
+    from tasnet_np.corpus import layouts
 
     found, problems = [], []
     for root in options.corpus:

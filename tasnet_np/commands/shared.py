@@ -31,8 +31,8 @@ def add_computing(added, devices=True):
 
 def compute_as(options):
     """Act on the options of `add_computing`, say what is about to be compiled; return the device."""
-    from tasnet_np.compute.gpu import choose_device
     from tasnet_np.compute.cpu import keep_freed_memory, set_threads
+    from tasnet_np.compute.gpu import choose_device
 
     keep_freed_memory()
     announce_compiling()

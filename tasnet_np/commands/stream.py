@@ -8,7 +8,10 @@ from tasnet_np.errors import UserError
 
 def add(commands):
     stream = add_command(
-        commands, "stream", _stream, "Take the noise out of sound in a pipe: standard input to standard output."
+        commands,
+        "stream",
+        _stream,
+        "Take the noise out of sound in a pipe: standard input to standard output.",
     )
     _add_streaming(stream)
     stream.add_argument("--source", default="speech", help="speech or noise: what to let through")
@@ -29,7 +32,9 @@ def _add_streaming(added):
     added.add_argument(
         "--memory-seconds", type=float, default=float("inf"), help="time after which old sound is forgotten"
     )
-    added.add_argument("--rate", type=int, help="of raw samples or the sound device, in Hz; the model's by default")
+    added.add_argument(
+        "--rate", type=int, help="of raw samples or the sound device, in Hz; the model's by default"
+    )
     added.add_argument("--block-ms", type=float, default=10.0, help="most sound taken in at once")
 
 
@@ -44,8 +49,8 @@ def _streaming(options):
 
 
 def _stream(options):
-    from tasnet_np.checkpoint import load
-    from tasnet_np.stream import run
+    from tasnet_np.listening.stream import run
+    from tasnet_np.network.checkpoint import load
 
     announce_compiling()
     for name, file in ("standard input", sys.stdin), ("standard output", sys.stdout):
@@ -66,8 +71,8 @@ def _stream(options):
 
 
 def _live(options):
-    from tasnet_np.checkpoint import load
-    from tasnet_np.live import run
+    from tasnet_np.listening.live import run
+    from tasnet_np.network.checkpoint import load
 
     announce_compiling()
     run(load(options.model), sys.stderr, seconds=options.seconds, **_streaming(options))

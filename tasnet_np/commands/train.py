@@ -45,9 +45,15 @@ def add(commands):
     added.add_argument("--manifest", metavar="FILE", help="what tasnet-np prepare wrote, instead of folders")
     added.add_argument("--out", metavar="RUN", required=True, help="folder for the run")
     added.add_argument("--preset", help="small, paper or origin (small)")
-    added.add_argument("--non-causal", action="store_true", help="the preset for files only: it hears the whole "
-                       "recording at once (gLN), which is better, but cannot stream")  # fmt: skip
-    added.add_argument("--from", dest="start", metavar="MODEL", help="fine-tune this run or .npz file, or `pretrained`")
+    added.add_argument(
+        "--non-causal",
+        action="store_true",
+        help="the preset for files only: it hears the whole "
+        "recording at once (gLN), which is better, but cannot stream",
+    )
+    added.add_argument(
+        "--from", dest="start", metavar="MODEL", help="fine-tune this run or .npz file, or `pretrained`"
+    )
     added.add_argument("--minutes", type=float, help="stop after so many minutes (10, if no --steps)")
     added.add_argument("--steps", type=int, help="stop after so many steps")
     added.add_argument("--resume", action="store_true", help="continue the run in --out")
@@ -62,12 +68,16 @@ def _add_recipe(group):
     unset = argparse.SUPPRESS  # the default is the recipe's own
     for name, kind, text in RECIPE:
         group.add_argument(f"--{name}", type=kind, default=unset, help=text)
-    group.add_argument("--snr-db", type=float, nargs=2, metavar=("LOW", "HIGH"), default=unset, help="range (-5 15)")
-    group.add_argument("--hold-out", nargs="+", metavar="SPEAKER", default=unset, help="speakers to validate on")
+    group.add_argument(
+        "--snr-db", type=float, nargs=2, metavar=("LOW", "HIGH"), default=unset, help="range (-5 15)"
+    )
+    group.add_argument(
+        "--hold-out", nargs="+", metavar="SPEAKER", default=unset, help="speakers to validate on"
+    )
 
 
 def _train(options):
-    from tasnet_np.recipe import Recipe
+    from tasnet_np.training.recipe import Recipe
 
     given = vars(options)  # of the recipe only what was on the command line
     chosen = {field.name: given[field.name] for field in dataclasses.fields(Recipe) if field.name in given}
@@ -89,7 +99,7 @@ def _how(options):
 
 def _resume(options, chosen, how):
     """Continue a run; return whether it came to its end."""
-    from tasnet_np.train import resume
+    from tasnet_np.training.train import resume
 
     recordings = (options.speech, options.noise, options.rooms, options.manifest)
     if chosen or any(recordings) or options.start or options.preset or options.non_causal:
@@ -99,25 +109,33 @@ def _resume(options, chosen, how):
 
 def _begin(options, chosen, how):
     """Begin a run; return whether it came to its end."""
-    from tasnet_np.checkpoint import find
-    from tasnet_np.recipe import Recipe
-    from tasnet_np.train import train
+    from tasnet_np.network.checkpoint import find
+    from tasnet_np.training.recipe import Recipe
+    from tasnet_np.training.train import train
 
     folders = (options.speech, options.noise)
     if any(folders) if options.manifest else not all(folders):
-        raise UserError("--speech and --noise: give both folders, or --manifest (or --resume to continue a run)")
+        raise UserError(
+            "--speech and --noise: give both folders, or --manifest (or --resume to continue a run)"
+        )
     if options.manifest and (options.rooms or {"share", "hold_out"} & chosen.keys()):
         raise UserError("--rooms, --share, --hold-out: the manifest decides; give them to tasnet-np prepare")
     start = options.start and find(options.start)
     return train(
-        *folders, options.out, _config(options, start), Recipe(**chosen), **how,
-        rooms=options.rooms, prepared=options.manifest, start=start,
-    )  # fmt: skip
+        *folders,
+        options.out,
+        _config(options, start),
+        Recipe(**chosen),
+        **how,
+        rooms=options.rooms,
+        prepared=options.manifest,
+        start=start,
+    )
 
 
 def _config(options, start):
     """The architecture asked for; None for that of the model to start from."""
-    from tasnet_np.config import Config
+    from tasnet_np.network.config import Config
 
     config = None if start and not options.preset else Config.preset(options.preset or "small")
     if options.non_causal and start:

@@ -1,17 +1,18 @@
 """Matrix products on the CPU that a compiled kernel can call.
 
-Most ops leave their products to BLAS. The fused block cannot. Its kernels take some frames at a time through all
-their steps while these frames are in the cache, and a product is one of the steps. So the two products here are functions
-that a kernel calls:
+Most ops leave their products to BLAS. The fused block cannot. Its kernels take some frames at a time through
+all their steps while these frames are in the cache, and a product is one of the steps. So the two products
+here are functions that a kernel calls:
 
     y = x w^T        for some frames          x (T, K), w (M, K), y (T, M)
     y += x^T w       a sum over some frames   x (T, M), w (T, N), y (M, N)
 
-All arrays are frames first. A tile of y, FRAMES rows of WIDE vectors, stays in registers while k goes from first to
-last. For each k, a row of w is read into WIDE vectors, and each of them is multiplied by FRAMES numbers of x. Two loads
-serve FRAMES * WIDE vector multiplications, which are what takes the time. A compiler does not find this by itself. So
-the tile is put together from LLVM's instructions (`_Tile`), for the vectors of the processor at hand. w is copied before
-into the order in which it is read (`panels`), and serves all frames.
+All arrays are frames first. A tile of y, FRAMES rows of WIDE vectors, stays in registers while k goes from
+first to last. For each k, a row of w is read into WIDE vectors, and each of them is multiplied by FRAMES
+numbers of x. Two loads serve FRAMES * WIDE vector multiplications, which are what takes the time. A compiler
+does not find this by itself. So the tile is put together from LLVM's instructions (`_Tile`), for the vectors
+of the processor at hand. w is copied before into the order in which it is read (`panels`), and serves all
+frames.
 """
 
 import numba
@@ -47,7 +48,7 @@ def _copy_columns(panel, w, left, count):
 
 @cpu_kernel
 def panels(w):
-    """w (M, K) in the order in which `product_with_weight` reads it: pieces of its rows, (pieces, K, columns of a tile).
+    """w (M, K) as `product_with_weight` reads it: pieces of its rows, (pieces, K, columns of a tile).
 
     Where the rows do not fill the last piece, zeros do.
     """
@@ -78,7 +79,7 @@ def _add_over_time(y, x, w, top, left):
 if not numba.config.DISABLE_JIT:
 
     @intrinsic
-    def _multiply(typing, y, x, w, top, left):  # noqa: F811
+    def _multiply(typing, y, x, w, top, left):
         """The same in LLVM's own language."""
 
         def code(context, builder, signature, arguments):
@@ -90,7 +91,7 @@ if not numba.config.DISABLE_JIT:
         return types.void(y, x, w, types.intp, types.intp), code
 
     @intrinsic
-    def _add_over_time(typing, y, x, w, top, left):  # noqa: F811
+    def _add_over_time(typing, y, x, w, top, left):
         """The same in LLVM's own language."""
 
         def code(context, builder, signature, arguments):
@@ -116,13 +117,17 @@ class _Tile:
     def __init__(self, context, builder, kinds, arguments):
         self.builder = builder
         *arrays, top, self.left = arguments
-        self.arrays = [context.make_array(kind)(context, builder, array) for kind, array in zip(kinds, arrays)]
+        self.arrays = [
+            context.make_array(kind)(context, builder, array) for kind, array in zip(kinds, arrays)
+        ]
         self.size = kinds[0].dtype.bitwidth // 8
         self.lanes = VECTOR // self.size
         self.vector = ir.VectorType(context.get_data_type(kinds[0].dtype), self.lanes)
         self.integer = context.get_value_type(types.intp)
         self.nothing = context.get_dummy_value()
-        (height, width), (self.length, _) = (cgutils.unpack_tuple(builder, self.arrays[i].shape) for i in (0, 2))
+        (height, width), (self.length, _) = (
+            cgutils.unpack_tuple(builder, self.arrays[i].shape) for i in (0, 2)
+        )
         last = builder.sub(height, self.integer(1))
         self.rows = [self._least(builder.add(top, self.integer(t)), last) for t in range(FRAMES)]
         all_columns = self.integer(WIDE * self.lanes)
@@ -133,7 +138,9 @@ class _Tile:
         self.beside = cgutils.alloca_once(builder, self.vector, FRAMES * WIDE)
 
     def add(self, k, factor_of):
-        w = [self.builder.load(self._vector_at(2, k, self.integer(0), v), align=self.size) for v in range(WIDE)]
+        w = [
+            self.builder.load(self._vector_at(2, k, self.integer(0), v), align=self.size) for v in range(WIDE)
+        ]
         for t, row in enumerate(self.rows):
             factor = self._everywhere(factor_of(row))
             for v in range(WIDE):

@@ -17,7 +17,9 @@ import numpy as np
 
 from tasnet_np.compute.versions import version_of
 
-SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") != "0"  # a GPU's threads are Python threads then: slow
+SIMULATED = (
+    os.environ.get("NUMBA_ENABLE_CUDASIM", "0") != "0"
+)  # a GPU's threads are Python threads then: slow
 THREADS = 8 if SIMULATED else 256  # in a block, except for a Product's; a power of 2
 SHARED_BYTES = 44 * 1024  # of shared memory that a kernel may ask for: every GPU gives 48 KB to a block
 
@@ -254,7 +256,9 @@ class CudaArray:
         if len(shape) == 1 and isinstance(shape[0], tuple):
             shape = shape[0]
         known = math.prod(size for size in shape if size != -1)
-        return CudaArray(self.memory, [self.size // known if size == -1 else size for size in shape], self.offset)
+        return CudaArray(
+            self.memory, [self.size // known if size == -1 else size for size in shape], self.offset
+        )
 
     def __add__(self, other):
         total = new_array(self.shape, self.dtype)
@@ -411,7 +415,9 @@ class CudaGraph:
         except Exception as error:  # each version of numba.cuda and of the driver has its own
             self.problem = f"{type(error).__name__}: {error}"
             if not isinstance(error, ImportError):
-                warnings.warn(f"a step on the GPU could not be recorded, so it is slower: {self.problem}", stacklevel=3)
+                warnings.warn(
+                    f"a step on the GPU could not be recorded, so it is slower: {self.problem}", stacklevel=3
+                )
             if builder is not None:
                 with contextlib.suppress(Exception):
                     builder.close()  # ends what is still being recorded

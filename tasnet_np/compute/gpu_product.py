@@ -143,7 +143,9 @@ def _kernel(
 
         dtype = outputs[0].dtype
         zero = dtype.type(0)
-        if ALIGNS:  # four numbers in one read need a start at 16 bytes, which the built-in numba.cuda cannot ask for
+        if (
+            ALIGNS
+        ):  # four numbers in one read need a start at 16 bytes, which the built-in numba.cuda cannot ask for
             tile_l = cuda.shared.array(LEFT_TILES, dtype, 16)
             tile_r = cuda.shared.array(RIGHT_TILES, dtype, 16)
         else:

@@ -20,7 +20,8 @@ returns a tuple with one gradient per array that stands before the `*`. An op wi
 (tcn_block) returns a tuple as y and takes one as dy.
 """
 
-from typing import Callable, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 from tasnet_np.ops import conv1d, depthwise, elementwise, norms, pointwise, si_snr, tcn_block
 

@@ -180,8 +180,7 @@ def check_reach(K, dilation, lookahead):
     """Raise ValueError unless dilation >= 1 and 0 <= lookahead <= (K - 1)*dilation."""
     if dilation < 1 or not 0 <= lookahead <= (K - 1) * dilation:
         raise ValueError(
-            f"{K} taps with dilation {dilation} can look 0 to (K - 1)*dilation frames ahead, "
-            f"not {lookahead}"
+            f"{K} taps with dilation {dilation} can look 0 to (K - 1)*dilation frames ahead, not {lookahead}"
         )
 
 

@@ -17,9 +17,9 @@ Shapes:   any (B, ...); softmax and multiply take (B, S, C, T), one (C, T) per s
 Sigmoid: y' = exp(-x) / (1 + exp(-x))^2 = y (1 - y). Softmax: dy_j/dx_s = y_j (1[j = s] - y_s), and the
 sum of that over j, weighted by the upstream gradient, is the line above.
 
-relu and add are single NumPy expressions, which already run at the speed of memory: they have no CPU
-kernels and their public functions call the references. (a + b works on a GPU, too: see compute/gpu.py.) exp is faster in NumPy, which has it in vector
-instructions, than in Numba, which calls it number by number.
+relu and add are single NumPy expressions, which already run at the speed of memory: they have no CPU kernels
+and their public functions call the references. (a + b works on a GPU, too: see compute/gpu.py.) exp is faster
+in NumPy, which has it in vector instructions, than in Numba, which calls it number by number.
 """
 
 import math

@@ -17,7 +17,7 @@ CODES = {
 
 
 class Sums(NamedTuple):
-    """Over the channels of every frame: forward of x and x^2, backward of g and g xhat, the gradient of xhat times r."""
+    """Over the channels of every frame: forward of x and x^2; backward of g and g xhat, where g has the factor r."""
 
     s: np.ndarray
     q: np.ndarray

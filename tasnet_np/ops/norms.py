@@ -53,7 +53,6 @@ from tasnet_np.compute.cpu import cpu_kernel
 from tasnet_np.ops.frame_statistics import CHANNEL, CUMULATIVE, EPS, GLOBAL, Statistics
 from tasnet_np.ops.norms_cuda import layer_norm_backward_cuda, layer_norm_forward_cuda
 
-
 # References. Each norm says over which axes, or up to which frame, its statistics run.
 
 

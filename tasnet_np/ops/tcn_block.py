@@ -44,15 +44,15 @@ With xhat1 = (p - m1) r1, a tap k of the depthwise convolution that saw frame t 
     X[k] = sum_t dd[t] xhat1[t + o],    S[k] = sum_t dd[t]      over the frames t for which there is a frame t + o
     dwd[k] = gamma1 X[k] + beta1 S[k]   dgamma1 = sum_k wd[k] X[k]   dbeta1 = sum_k wd[k] S[k]
 
-What is kept for the backward is x and a, and for each frame m and r. n, d and z are computed again from a: H + B numbers
-per frame instead of 6 H + B, and what is never written need not be read.
+What is kept for the backward is x and a, and for each frame m and r. n, d and z are computed again from a: H
++ B numbers per frame instead of 6 H + B, and what is never written need not be read.
 
-tcn_block_cpu.py and tcn_block_cuda.py have the kernels, in these letters and in this order; tcn_block_arrays.py names the
-arrays that they hand on together.
+tcn_block_cpu.py and tcn_block_cuda.py have the kernels, in these letters and in this order;
+tcn_block_arrays.py names the arrays that they hand on together.
 
-(The first design for the CPU had channels first, and BLAS's products between passes over all frames. It was slower: BLAS
-read from memory what the passes had written, and threads met some twenty times a block. Each direction as a single kernel
-was 1 or 2 % faster on two threads, and took twice as long to compile.)
+(The first design for the CPU had channels first, and BLAS's products between passes over all frames. It was
+slower: BLAS read from memory what the passes had written, and threads met some twenty times a block. Each
+direction as a single kernel was 1 or 2 % faster on two threads, and took twice as long to compile.)
 """
 
 import numpy as np
@@ -71,7 +71,6 @@ from tasnet_np.ops.tcn_block_cpu import (
     tcn_blocks_inference_cpu,
 )
 from tasnet_np.ops.tcn_block_cuda import tcn_block_backward_cuda, tcn_block_forward_cuda
-
 
 # The reference: a composition of the small ops' references.
 

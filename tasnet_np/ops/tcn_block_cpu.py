@@ -1,9 +1,10 @@
 """The fused block's kernels on the CPU. tcn_block.py has the derivation; the letters are the same here.
 
-Here arrays are frames first, (T, channels): the channels of a frame lie side by side. So every wide loop runs over the
-channels of one frame, what belongs to a frame (m, r, A, D) is one number in it, and a convolution over time reads whole
-frames. CHUNK frames at a time go through all steps up to the next sums, products included (cpu_product.py), while they are
-in the cache. Sums over time are sums of those of a chunk: adding very many numbers to one would round too much in float32.
+Here arrays are frames first, (T, channels): the channels of a frame lie side by side. So every wide loop runs
+over the channels of one frame, what belongs to a frame (m, r, A, D) is one number in it, and a convolution
+over time reads whole frames. CHUNK frames at a time go through all steps up to the next sums, products
+included (cpu_product.py), while they are in the cache. Sums over time are sums of those of a chunk: adding
+very many numbers to one would round too much in float32.
 
 Three kernels take a block forward and three backward, with the norms' statistics between them. That much is left to
 Python, where threads that meet more often would wait for each other.
@@ -300,7 +301,7 @@ def _statistics_backward_cpu(spread, sums, statistics, H, norm):
 
 @cpu_function
 def _prelu_backward_cpu(g, db, values, spread, alpha):
-    """From g at a norm to the gradient of the values before its PReLU, in place, with its sum db; returns that of alpha."""
+    """From g at a norm to the gradient of the values before its PReLU, in place; its sum db; returns that of alpha."""
     slope, zero = alpha[0], g.dtype.type(0)
     db[:] = 0
     total_alpha = 0.0
@@ -464,10 +465,14 @@ def tcn_block_backward_cpu(dx, gradients, dy, kept, weights, norm, reach):
 def tcn_blocks_inference_cpu(streams, blocks):
     """One sample through `Folded` blocks with all threads, a tile of frames each; the streams change in place.
 
-    Between rounds the norms need the sums of all tiles. The end of one block and the beginning of the next are one round.
+    Between rounds the norms need the sums of all tiles. The end of one block and the beginning of the next
+    are one round.
     """
     x, T, H = streams.x, len(streams.x), len(blocks[0].weights.be)
-    a, memory = np.empty((T, H), x.dtype), np.empty(T * max(len(block.weights.u) for block in blocks), x.dtype)
+    a, memory = (
+        np.empty((T, H), x.dtype),
+        np.empty(T * max(len(block.weights.u) for block in blocks), x.dtype),
+    )
     statistics, sums = Statistics(*np.empty((2, T), x.dtype)), Sums(*np.empty((2, T)))
 
     def y(block):  # the last block has no residual

@@ -1,11 +1,11 @@
 """The fused block's kernels on the GPU. tcn_block.py has the derivation; the letters are the same here.
 
-Here arrays are channels first, (B, channels, T), like everywhere else, and d is kept, too. The steps are grouped around the
-products, whose tiles find their entries and use their results as they come: the bias, the sums for the first norm and
-the residual are the ends of products; prelu(d) and xhat2 are made where a product reads them; dy r2 is never made, as r2
-scales a frame of the result as well. Sums over the channels of a frame are in parts, one for each row of tiles, which
-the scan of norms_cuda.py adds up in their order. R is the number of rows of the residual, the first rows of the second
-product.
+Here arrays are channels first, (B, channels, T), like everywhere else, and d is kept, too. The steps are
+grouped around the products, whose tiles find their entries and use their results as they come: the bias, the
+sums for the first norm and the residual are the ends of products; prelu(d) and xhat2 are made where a product
+reads them; dy r2 is never made, as r2 scales a frame of the result as well. Sums over the channels of a frame
+are in parts, one for each row of tiles, which the scan of norms_cuda.py adds up in their order. R is the
+number of rows of the residual, the first rows of the second product.
 """
 
 from typing import NamedTuple
@@ -54,7 +54,9 @@ class MiddleKept(NamedTuple):
 class MiddleParts(NamedTuple):
     """Parts of the gradients of the middle's parameters."""
 
-    channels: np.ndarray  # (B * tiles, H, 3 + K): of dd (for dbd), dn xhat, dn and, for each tap, dd times what it read
+    channels: (
+        np.ndarray
+    )  # (B * tiles, H, 3 + K): of dd (for dbd), dn xhat, dn and, for each tap, dd times what it read
     alpha2: np.ndarray  # (groups * B * tiles,)
 
 
@@ -204,7 +206,9 @@ def _middle_backward_cuda(g1, parts, sums, g, spread, kept, middle, reach):
         if s < T:
             value = a[sample, c, s]
             xhat = ((value if value > 0 else alpha1[0] * value) - m[sample, s]) * r[sample, s]
-        for k in range(K):  # in the forward pass this was d[t] += w[k] * (gamma * xhat[s] + beta), s = t + offset(k)
+        for k in range(
+            K
+        ):  # in the forward pass this was d[t] += w[k] * (gamma * xhat[s] + beta), s = t + offset(k)
             upstream = dd[i + (K - 1 - k) * dilation]
             each[(3 + k) * THREADS + i] = zero
             if s < T:
@@ -324,7 +328,12 @@ def _unfold_cuda(gradients, M, e1, ends, R):
 _expand = TiledProduct(f"{__name__}._expand", weight, frames, _expand_forward_cuda, frame_sums=True)
 _join = TiledProduct(f"{__name__}._join", weight, _z_cuda, _join_forward_cuda)
 _g = TiledProduct(
-    f"{__name__}._g", weight_transposed, _dy_cuda, _second_norm_backward_cuda, left_along_k=False, frame_sums=True
+    f"{__name__}._g",
+    weight_transposed,
+    _dy_cuda,
+    _second_norm_backward_cuda,
+    left_along_k=False,
+    frame_sums=True,
 )
 _M = TiledProduct(
     f"{__name__}._M", _dy_cuda, _xhat2_transposed_cuda, store_part, right_along_k=True, row_sums=True
@@ -338,7 +347,7 @@ def _without_none(ends):
 
 
 def tcn_block_forward_cuda(streams, inner, ends, norm, eps, reach):
-    """The next streams, and what the backward needs. inner: the block's arrays up to alpha2; reach: dilation, lookahead."""
+    """The next streams, and the cache. inner: the block's arrays up to alpha2; reach: dilation and lookahead."""
     x, skips = streams
     we, be, alpha1, gamma1, beta1, wd, bd, alpha2 = inner
     (B, C, T), (H, K) = x.shape, wd.shape

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from scipy.special import exp1
 
-from tasnet_np.metrics import si_snr
+from tasnet_np.sound.metrics import si_snr
 
 WINDOW_SECONDS = 0.032
 SMOOTHING = 0.98  # of the decision-directed estimate
@@ -100,7 +100,11 @@ def spectral_gating(mixture, rate):
     return noisereduce.reduce_noise(y=np.asarray(mixture, np.float64), sr=rate, **how)
 
 
-METHODS = {"Wiener filter": wiener, "log-spectral amplitude": log_spectral, "spectral gating": spectral_gating}
+METHODS = {
+    "Wiener filter": wiener,
+    "log-spectral amplitude": log_spectral,
+    "spectral gating": spectral_gating,
+}
 
 
 def improvements(batches, rate, methods=METHODS):
@@ -115,10 +119,12 @@ def improvements(batches, rate, methods=METHODS):
 
 
 def main():
-    from tasnet_np.report import PER_SNR, SECONDS, held_out_mixtures
-    from tasnet_np.run_folder import RunFolder
+    from tasnet_np.reports.report import PER_SNR, SECONDS, held_out_mixtures
+    from tasnet_np.training.run_folder import RunFolder
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", type=Path)
     parser.add_argument("--mixtures", type=int, default=PER_SNR, help="for each SNR, as for the report")
     parser.add_argument("--seconds", type=float, default=SECONDS)

@@ -1,13 +1,13 @@
 """Separating one recording, beside PyTorch without gradients; and how the time grows with the length."""
 
-import tasnet_np  # isort: skip  before NumPy, whose matrix products it chooses
+import tasnet_np  # isort: skip  # noqa: F401  before NumPy, whose matrix products it chooses
 
 import json
 
 import numpy as np
 from side_by_side import in_turns, median_seconds, parser, peak_mb, write_json
 
-from tasnet_np.config import Config
+from tasnet_np.network.config import Config
 
 SMALL, ORIGIN = Config.preset("small"), Config.preset("origin")
 CASES = {  # config, seconds
@@ -63,10 +63,14 @@ def main():
     if options.side:
         return run_side(options.side, options.case, options.threads)
     results = {}
-    print(f"{'case':<12}{'threads':>8}{'fused s':>10}{'MB':>7}{'torch s':>10}{'MB':>7}{'ratio':>7}  ms per second of sound")
+    print(
+        f"{'case':<12}{'threads':>8}{'fused s':>10}{'MB':>7}{'torch s':>10}{'MB':>7}{'ratio':>7}  ms per second"
+    )
     for case in [options.case] if options.case else CASES:
         for threads in sorted({1, options.threads}):
-            results[f"{case}, {threads} threads"] = r = in_turns(__file__, SIDES, case, threads, options.rounds)
+            results[f"{case}, {threads} threads"] = r = in_turns(
+                __file__, SIDES, case, threads, options.rounds
+            )
             a, b = r["fused"], r["torch"]
             print(
                 f"{case:<12}{threads:8}{a['seconds']:10.3f}{a['peak_mb']:7.0f}{b['seconds']:10.3f}{b['peak_mb']:7.0f}"

@@ -1,13 +1,13 @@
 """One training step (forward, loss, backward, clip, Adam), beside PyTorch and beside its matrix products alone."""
 
-import tasnet_np  # isort: skip  before NumPy, whose matrix products it chooses
+import tasnet_np  # isort: skip  # noqa: F401  before NumPy, whose matrix products it chooses
 
 import json
 
 import numpy as np
 from side_by_side import in_turns, median_seconds, parser, peak_mb, write_json
 
-from tasnet_np.config import Config
+from tasnet_np.network.config import Config
 
 SMALL, ORIGIN = Config.preset("small"), Config.preset("origin")
 CASES = {  # config, batch; two seconds each
@@ -28,7 +28,7 @@ def example(config, batch):
 def our_step(config, batch, threads, path):
     from tasnet_np import ConvTasNet, NegativeSISNR
     from tasnet_np.compute.cpu import keep_freed_memory, set_threads
-    from tasnet_np.optim import Adam, clip_gradients
+    from tasnet_np.training.optimisers import Adam, clip_gradients
 
     keep_freed_memory()
     set_threads(threads)
@@ -111,11 +111,18 @@ def main():
         return run_side(options.side, options.case, options.threads)
     sides = [side for side in SIDES if side not in options.without]
     results = {}
-    print(f"{'case':<12}" + "".join(f"{side + ' s':>12}{'MB':>7}" for side in sides) + "   torch/fused  fused/floor")
+    print(
+        f"{'case':<12}"
+        + "".join(f"{side + ' s':>12}{'MB':>7}" for side in sides)
+        + "   torch/fused  fused/floor"
+    )
     for case in [options.case] if options.case else CASES:
         results[case] = r = in_turns(__file__, sides, case, options.threads, options.rounds)
         cells = "".join(f"{r[side]['seconds']:12.3f}{r[side]['peak_mb']:7.0f}" for side in sides)
-        ratios = [r[a]["seconds"] / r[b]["seconds"] if a in r and b in r else np.nan for a, b in (("torch", "fused"), ("fused", "floor"))]
+        ratios = [
+            r[a]["seconds"] / r[b]["seconds"] if a in r and b in r else np.nan
+            for a, b in (("torch", "fused"), ("fused", "floor"))
+        ]
         print(f"{case:<12}{cells}{ratios[0]:14.2f}{ratios[1]:13.2f}", flush=True)
     write_json(options.json, results)
 

@@ -24,14 +24,14 @@ from side_by_side import median_seconds  # puts torch_peer on the path
 
 from tasnet_np.compute import arrays, gpu
 from tasnet_np.compute.gpu import cuda
-from tasnet_np.step import Step
-from tasnet_np.gradcheck import reduced
-from tasnet_np.layers import NegativeSISNR
-from tasnet_np.config import Config
-from tasnet_np.execution import ConvTasNet
-from tasnet_np.optim import Adam
-from tasnet_np.recipe import Recipe
-from tasnet_np.trainer import Trainer
+from tasnet_np.network.config import Config
+from tasnet_np.network.execution import ConvTasNet
+from tasnet_np.network.gradcheck import reduced
+from tasnet_np.network.layers import NegativeSISNR
+from tasnet_np.training.optimisers import Adam
+from tasnet_np.training.recipe import Recipe
+from tasnet_np.training.step import Step
+from tasnet_np.training.trainer import Trainer
 
 SMALL, ORIGIN = Config.preset("small"), Config.preset("origin")
 CASES = {  # config, batch; two seconds each
@@ -121,13 +121,13 @@ def compare(rounds, runs):
     rows = []
     for name, (config, batch) in CASES.items():
         ours, graph = our_step(config, batch)
-        for kind, ours, theirs in (
+        for kind, mine, theirs in (
             ("training step", ours, torch_step(config, batch)),
             (f"separate {INFERENCE_SECONDS} s", our_inference(config), torch_inference(config)),
         ):
             times = {"ours": [], "torch": [], "torch TF32": []}
             for _ in range(rounds):
-                times["ours"].append(1e3 * median_seconds(ours, runs))
+                times["ours"].append(1e3 * median_seconds(mine, runs))
                 for side, tf32 in (("torch", False), ("torch TF32", True)):
                     set_tf32(tf32)
                     times[side].append(1e3 * median_seconds(theirs, runs))
@@ -137,7 +137,7 @@ def compare(rounds, runs):
             row["not recorded because"] = graph.problem
             rows.append(row)
             print(row, flush=True)
-        del ours, graph, theirs
+        del ours, mine, graph, theirs
         torch.cuda.empty_cache()
     return rows
 
@@ -259,7 +259,9 @@ def parity(tiny, steps):
         differences.append(abs(losses[0] - losses[1]))
     worst = max(differences)
     graph = trainers[1].update.work
-    print("the steps on the GPU are recorded" if graph.graph else f"the steps are not recorded: {graph.problem}")
+    print(
+        "the steps on the GPU are recorded" if graph.graph else f"the steps are not recorded: {graph.problem}"
+    )
     print(f"parity over {steps} steps: the losses differ by at most {worst:.2e} dB (allowed: {PARITY_DB})")
     return worst <= PARITY_DB
 
@@ -285,14 +287,26 @@ def about():
 def markdown(results):
     """The results as Markdown tables."""
     copy, peak = results["copy GB/s"], results["float32 GFLOP/s"]
-    lines = [f"{results['about']}", "", f"Ceilings, measured: copy {copy:.0f} GB/s, float32 {peak:.0f} GFLOP/s.", ""]
-    lines += ["| milliseconds | ours | PyTorch, TF32 off | its default | PyTorch / ours |", "|---|---|---|---|---|"]
+    lines = [
+        f"{results['about']}",
+        "",
+        f"Ceilings, measured: copy {copy:.0f} GB/s, float32 {peak:.0f} GFLOP/s.",
+        "",
+    ]
+    lines += [
+        "| milliseconds | ours | PyTorch, TF32 off | its default | PyTorch / ours |",
+        "|---|---|---|---|---|",
+    ]
     for row in results["sides"]:
         lines.append(
             f"| {row['case']}, {row['what']} (batch {row['batch'] if 'step' in row['what'] else 1}) | "
             f"{row['ours']:.2f} | {row['torch']:.2f} | {row['torch TF32']:.2f} | {row['torch'] / row['ours']:.2f} |"
         )
-    lines += ["", "| kernel | microseconds | GB/s | of the copy | GFLOP/s | of float32 |", "|---|---|---|---|---|---|"]
+    lines += [
+        "",
+        "| kernel | microseconds | GB/s | of the copy | GFLOP/s | of float32 |",
+        "|---|---|---|---|---|---|",
+    ]
     for row in results["kernels"]:
         lines.append(
             f"| {row['kernel']} | {row['microseconds']:.1f} | {row['GB/s']:.0f} | {row['GB/s'] / copy:.0%} | "
@@ -302,7 +316,9 @@ def markdown(results):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--parity", action="store_true")
     parser.add_argument("--step", action="store_true")
     parser.add_argument("--tiny", action="store_true")

@@ -18,7 +18,7 @@ import soundfile
 sys.path.insert(0, str(Path(__file__).parents[1]))  # killing
 from killing import records, run_with_kills, start
 
-from tasnet_np import checkpoint
+from tasnet_np.network import checkpoint
 
 ROUND = 5  # kills of one run
 
@@ -42,11 +42,15 @@ def same(one, other):
     if records(one) != records(other) or {p.name for p in one.iterdir()} != {p.name for p in other.iterdir()}:
         return False
     pairs = [(arrays(one / name), arrays(other / name)) for name in ("last.npz", "best.npz")]
-    return all(a.keys() == b.keys() and all(a[key].tobytes() == b[key].tobytes() for key in a) for a, b in pairs)
+    return all(
+        a.keys() == b.keys() and all(a[key].tobytes() == b[key].tobytes() for key in a) for a, b in pairs
+    )
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
@@ -56,8 +60,26 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         recordings(folder)
-        arguments = ["--speech", folder / "speech", "--noise", folder / "noise", "--seconds", "0.1", "--batch", "1"]
-        arguments += ["--validate-every", "3", "--validation-mixtures", "1", "--speed", "0.1", "--steps", options.steps]
+        arguments = [
+            "--speech",
+            folder / "speech",
+            "--noise",
+            folder / "noise",
+            "--seconds",
+            "0.1",
+            "--batch",
+            "1",
+        ]
+        arguments += [
+            "--validate-every",
+            "3",
+            "--validation-mixtures",
+            "1",
+            "--speed",
+            "0.1",
+            "--steps",
+            options.steps,
+        ]
         whole = folder / "whole"
         assert start([*arguments, "--out", whole]).wait() == 0
         while hits < options.kills:
@@ -65,7 +87,10 @@ def main():
             hit = run_with_kills(arguments, out, min(ROUND, options.kills - hits), options.seed + number)
             is_same = same(whole, out)
             hits, differing, number = hits + hit, differing + (not is_same), number + 1
-            print(f"run {number}: {hit} kills, {'the same' if is_same else 'DIFFERENT'} ({hits} so far)", flush=True)
+            print(
+                f"run {number}: {hit} kills, {'the same' if is_same else 'DIFFERENT'} ({hits} so far)",
+                flush=True,
+            )
     print(f"{hits} kills in {number} runs, {differing} of them differ")
     return 1 if differing else 0
 

@@ -9,7 +9,7 @@ in training, nor are a fifth of the real noises; the model that is shipped hears
 and four real noises, by which its best weights are chosen. A run that was stopped goes on.
 """
 
-import tasnet_np  # isort: skip  before NumPy, whose matrix products it chooses
+import tasnet_np  # isort: skip  # noqa: F401  before NumPy, whose matrix products it chooses
 
 import argparse
 import dataclasses
@@ -20,9 +20,9 @@ import numpy as np
 from baselines import improvements
 from recipe import REAL, by_snr, judge, train_or_resume
 
-from tasnet_np import layouts, manifest
-from tasnet_np.config import Config
-from tasnet_np.recipe import Recipe
+from tasnet_np.corpus import layouts, manifest
+from tasnet_np.network.config import Config
+from tasnet_np.training.recipe import Recipe
 
 DATA = Path(__file__).parents[2] / "data"
 CHOSEN_BY = "dutch"  # a voice of data/
@@ -39,13 +39,19 @@ def recordings(hold_out, free_noises):
     """The manifest: what is held out is always real, so that the scores of different runs can be compared."""
     share = 0.2 if hold_out else 0.05
     found, problems = layouts.folders(REAL / "speech", REAL / "noise")
-    real = manifest.make_manifest(found, problems, share=share, hold_out=hold_out or sorted_speakers(found)[:1])
+    real = manifest.make_manifest(
+        found, problems, share=share, hold_out=hold_out or sorted_speakers(found)[:1]
+    )
     found, _ = layouts.folders(DATA / "speech", DATA / "noise")
     folders, entries, _ = manifest.inspect(found)
     made_up = [dataclasses.replace(e, folder=e.folder + len(real.folders), part="training") for e in entries]
     if not hold_out:
-        real.entries = [dataclasses.replace(e, part="training") if e.kind == "speech" else e for e in real.entries]
-        made_up = [dataclasses.replace(e, part="validation") if e.speaker == CHOSEN_BY else e for e in made_up]
+        real.entries = [
+            dataclasses.replace(e, part="training") if e.kind == "speech" else e for e in real.entries
+        ]
+        made_up = [
+            dataclasses.replace(e, part="validation") if e.speaker == CHOSEN_BY else e for e in made_up
+        ]
     if free_noises:
         real.entries = [e for e in real.entries if e.kind != "noise" or e.part == "validation"]
     return dataclasses.replace(real, folders=real.folders + folders, entries=real.entries + made_up)
@@ -73,11 +79,17 @@ def scores(run, per_snr):
         yield f"| {snr} | " + " | ".join(f"{mean[snr]:.1f}" for mean in means) + " |"
     for kind in [kind for kind in KINDS if kind in kinds]:
         chosen = kinds == kind
-        yield f"| {kind} ({chosen.sum()}) | " + " | ".join(f"{values[chosen].mean():.1f}" for values in columns.values()) + " |"
+        yield (
+            f"| {kind} ({chosen.sum()}) | "
+            + " | ".join(f"{values[chosen].mean():.1f}" for values in columns.values())
+            + " |"
+        )
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("out", type=Path)
     parser.add_argument("--hold-out", nargs="+", default=[], help="real speakers")
     parser.add_argument("--free-noises", action="store_true", help="train with the noises of data/ alone")

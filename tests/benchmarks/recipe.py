@@ -16,7 +16,7 @@ run's result is kept (DIR/NAME-SEED/result.json). Two series into one DIR may ru
 Prints the table of all results so far in Markdown.
 """
 
-import tasnet_np  # isort: skip  before NumPy, whose matrix products it chooses
+import tasnet_np  # isort: skip
 
 import argparse
 import dataclasses
@@ -29,24 +29,36 @@ import numpy as np
 from baselines import METHODS, improvements
 from side_by_side import write_json
 
-from tasnet_np.evaluate import score
-from tasnet_np.config import Config
-from tasnet_np.recipe import Recipe
-from tasnet_np.report import held_out_mixtures
-from tasnet_np.run_folder import RunFolder
-from tasnet_np.run_log import read_log
-from tasnet_np.train import resume, train
+from tasnet_np.network.config import Config
+from tasnet_np.reports.report import held_out_mixtures
+from tasnet_np.training.evaluation import score
+from tasnet_np.training.recipe import Recipe
+from tasnet_np.training.run_folder import RunFolder
+from tasnet_np.training.run_log import read_log
+from tasnet_np.training.train import resume, train
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "real"
 SNRS_DB = (-5, 0, 5, 10)
 PACE_STEPS = 60
 # What a recipe can change at no cost of time.
-FREE = {"learning_rate", "schedule", "warmup", "clip", "weight_decay", "average", "snr_db", "noise_weight", "gain_db", "colour", "polarity"}
+FREE = {
+    "learning_rate",
+    "schedule",
+    "warmup",
+    "clip",
+    "weight_decay",
+    "average",
+    "snr_db",
+    "noise_weight",
+    "gain_db",
+    "colour",
+    "polarity",
+}
 
 # The recipe that PyTorch was measured with, and changes of one thing in the default recipe. `model` changes the config.
 PLAIN = {
-    "seconds": 2.0, "schedule": "constant", "learning_rate": 1e-3, "warmup": 0, "average": 0.0, "speed": 0.0, "colour": 0.0,
-    "polarity": 0.0, "snr_db": (-5.0, 10.0),
+    "seconds": 2.0, "schedule": "constant", "learning_rate": 1e-3, "warmup": 0, "average": 0.0, "speed": 0.0,
+    "colour": 0.0, "polarity": 0.0, "snr_db": (-5.0, 10.0),
 }  # fmt: skip
 RECIPES = {
     "default": {},
@@ -116,7 +128,10 @@ def settings(name, base, seed, hold_out):
 
 def by_snr(values, snrs_db):
     """Means at every SNR, and over all."""
-    return {**{str(snr): float(values[snrs_db == snr].mean()) for snr in SNRS_DB}, "all": float(values.mean())}
+    return {
+        **{str(snr): float(values[snrs_db == snr].mean()) for snr in SNRS_DB},
+        "all": float(values.mean()),
+    }
 
 
 def folder(name, seed, options):
@@ -188,7 +203,15 @@ def classical(batches, rate):
 
 def markdown(runs, base):
     """The table: mean over seeds, spread, gain on the base recipe, by input SNR."""
-    head = ["recipe", "seeds", *(f"{snr} dB" for snr in SNRS_DB), "mean", "± (seeds)", f"against {base}", "steps"]
+    head = [
+        "recipe",
+        "seeds",
+        *(f"{snr} dB" for snr in SNRS_DB),
+        "mean",
+        "± (seeds)",
+        f"against {base}",
+        "steps",
+    ]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     groups = {}
     for row in runs:
@@ -205,20 +228,34 @@ def markdown(runs, base):
         scores = [np.mean([row["scores"][str(snr)] for row in rows]) for snr in SNRS_DB]
         spread = np.std([row["scores"]["all"] for row in rows], ddof=1) if len(rows) > 1 else np.nan
         cells = [*(f"{value:.2f}" for value in scores), f"**{means[name]:.2f}**"]
-        cells += ["-" if np.isnan(spread) else f"{spread:.2f}", f"{np.mean(paired[name]):+.2f}" if paired[name] else "-"]
-        lines.append(f"| {name} | {len(rows)} | " + " | ".join(cells) + f" | {np.mean([r['steps'] for r in rows]):.0f} |")
+        cells += [
+            "-" if np.isnan(spread) else f"{spread:.2f}",
+            f"{np.mean(paired[name]):+.2f}" if paired[name] else "-",
+        ]
+        lines.append(
+            f"| {name} | {len(rows)} | "
+            + " | ".join(cells)
+            + f" | {np.mean([r['steps'] for r in rows]):.0f} |"
+        )
     classical = [row["classical"] for row in runs if row["classical"]]
     for name in classical[0] if classical else ():
         scored = [scores[name] for scores in classical]
         values = [np.mean([scores[str(snr)] for scores in scored]) for snr in SNRS_DB]
         mean = np.mean([scores["all"] for scores in scored])
-        lines.append(f"| {name} | {len(scored)} | " + " | ".join(f"{v:.2f}" for v in values) + f" | **{mean:.2f}** | - | - | - |")
+        lines.append(
+            f"| {name} | {len(scored)} | "
+            + " | ".join(f"{v:.2f}" for v in values)
+            + f" | **{mean:.2f}** | - | - | - |"
+        )
     return "\n".join(lines)
 
 
 def write_pace(options):
     """Measure every recipe that may cost more or less than the base, and write DIR/pace.json."""
-    names = [options.base, *(name for name in options.only if RECIPES[name].keys() - FREE and name != options.base)]
+    names = [
+        options.base,
+        *(name for name in options.only if RECIPES[name].keys() - FREE and name != options.base),
+    ]
     seconds = {}
     for name in names:
         seconds[name] = measure_pace(name, options)
@@ -227,14 +264,18 @@ def write_pace(options):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--speech", type=Path, default=REAL / "speech", help="a folder for each speaker")
     parser.add_argument("--noise", type=Path, default=REAL / "noise")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--pace", action="store_true", help="measure the seconds of a step, and end")
     parser.add_argument("--minutes", type=float, default=10.0, help="for each run")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--only", nargs="+", metavar="NAME", default=list(RECIPES), help=", ".join(RECIPES).replace("%", "%%"))
+    parser.add_argument(
+        "--only", nargs="+", metavar="NAME", default=list(RECIPES), help=", ".join(RECIPES).replace("%", "%%")
+    )
     parser.add_argument("--base", default="default", help="the recipe that the others change")
     parser.add_argument("--mixtures", type=int, default=25, help="for each SNR")
     options = parser.parse_args(arguments)
@@ -255,7 +296,12 @@ def main(arguments=None):
             write_json(path, row)
             print(f"{name}, seed {seed}: {row['scores']['all']:+.2f} dB in {row['steps']} steps", flush=True)
     runs = [json.loads(path.read_text())["results"] for path in sorted(options.out.glob("*/result.json"))]
-    print(markdown([row for row in runs if (row["minutes"], row["base"]) == (options.minutes, options.base)], options.base))
+    print(
+        markdown(
+            [row for row in runs if (row["minutes"], row["base"]) == (options.minutes, options.base)],
+            options.base,
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ Every stage of the fused block is timed by itself, on one thread, and placed by 
 (operations per byte that has to move) under two measured ceilings: the largest matrix product, and a copy.
 """
 
-import tasnet_np  # isort: skip  before NumPy, whose matrix products it chooses
+import tasnet_np  # isort: skip  # noqa: F401  before NumPy, whose matrix products it chooses
 
 import argparse
 import time
@@ -17,11 +17,11 @@ from threadpoolctl import threadpool_limits
 
 from tasnet_np import ConvTasNet, NegativeSISNR
 from tasnet_np.compute.cpu import keep_freed_memory, set_threads
-from tasnet_np.safe_files import atomic_path
-from tasnet_np.config import Config
-from tasnet_np.ops import tcn_block as ops
-from tasnet_np.optim import Adam, clip_gradients
 from tasnet_np.compute.cpu_product import add_product_over_time, panels, product_with_weight
+from tasnet_np.network.config import Config
+from tasnet_np.ops import tcn_block as ops
+from tasnet_np.safe_files import atomic_path
+from tasnet_np.training.optimisers import Adam, clip_gradients
 
 
 def stages(config):
@@ -140,11 +140,23 @@ def draw(path, tables, peak_flops, bandwidth):
     FigureCanvasAgg(figure)
     ax = figure.subplots()
     intensity = np.geomspace(0.2, 200, 100)
-    ax.loglog(intensity, np.minimum(peak_flops, intensity * bandwidth), color="black", label="ceiling: memory copy, matrix product")
+    ax.loglog(
+        intensity,
+        np.minimum(peak_flops, intensity * bandwidth),
+        color="black",
+        label="ceiling: memory copy, matrix product",
+    )
     for (preset, rows), marker, colour in zip(tables.items(), "os", ("#0072B2", "#D55E00")):
         ax.loglog([row[4] for row in rows], [row[2] for row in rows], marker, color=colour, label=preset)
         for i, row in enumerate(rows):
-            ax.annotate(str(i + 1), (row[4], row[2]), textcoords="offset points", xytext=(5, 3), fontsize=8, color=colour)
+            ax.annotate(
+                str(i + 1),
+                (row[4], row[2]),
+                textcoords="offset points",
+                xytext=(5, 3),
+                fontsize=8,
+                color=colour,
+            )
     names = "\n".join(f"{i + 1:2d}  {row[0]}" for i, row in enumerate(next(iter(tables.values()))))
     ax.text(1.02, 0.5, names, transform=ax.transAxes, fontsize=8, va="center")
     ax.set_xlabel("operations per byte moved")
@@ -164,7 +176,9 @@ def main():
     keep_freed_memory()
     with threadpool_limits(1, "blas"):
         peak_flops, bandwidth = ceilings()
-        print(f"ceilings on one thread: {peak_flops:.0f} GFLOP/s (matrix product), {bandwidth:.1f} GB/s (copy)")
+        print(
+            f"ceilings on one thread: {peak_flops:.0f} GFLOP/s (matrix product), {bandwidth:.1f} GB/s (copy)"
+        )
         tables = {preset: measure(Config.preset(preset)) for preset in ("small", "origin")}
         steps = {preset: parts(Config.preset(preset)) for preset in tables}
     for preset, rows in tables.items():
@@ -172,7 +186,9 @@ def main():
         print(f"\n{preset}: one block, one sample of 2 s, forward and backward: {total:.2f} ms")
         print(f"{'stage':<30}{'ms':>8}{'share':>7}{'GFLOP/s':>9}{'GB/s':>7}{'op/byte':>9}")
         for name, milliseconds, gflops, gbytes, intensity in rows:
-            print(f"{name:<30}{milliseconds:8.3f}{milliseconds / total:7.1%}{gflops:9.1f}{gbytes:7.1f}{intensity:9.1f}")
+            print(
+                f"{name:<30}{milliseconds:8.3f}{milliseconds / total:7.1%}{gflops:9.1f}{gbytes:7.1f}{intensity:9.1f}"
+            )
     for preset, rows in steps.items():
         total = rows[-1][2]
         print(f"\n{preset}: a training step of one example of 2 s, mean ms")

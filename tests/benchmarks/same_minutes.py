@@ -4,7 +4,7 @@ Both see the same mixtures in the same order, start from the same weights, valid
 the best; they differ in how many steps fit into the minutes. Then both are judged like `tasnet-np evaluate`.
 """
 
-import tasnet_np  # isort: skip  before NumPy, whose matrix products it chooses
+import tasnet_np  # isort: skip
 
 import argparse
 import json
@@ -17,14 +17,14 @@ from recipe import PLAIN
 from side_by_side import machine
 from torch_peer import TorchConvTasNet, si_snr_loss
 
-from tasnet_np import manifest
-from tasnet_np.corpus import Store, open_corpus
-from tasnet_np.mixing import Mixer, fixed_batches
-from tasnet_np.evaluate import evaluate, table
-from tasnet_np.config import Config
-from tasnet_np.execution import ConvTasNet
-from tasnet_np.recipe import Recipe
-from tasnet_np.train import train
+from tasnet_np.corpus import manifest
+from tasnet_np.corpus.clips import Store, open_corpus
+from tasnet_np.corpus.mixing import Mixer, fixed_batches
+from tasnet_np.network.config import Config
+from tasnet_np.network.execution import ConvTasNet
+from tasnet_np.training.evaluation import evaluate, table
+from tasnet_np.training.recipe import Recipe
+from tasnet_np.training.train import train
 
 
 class AsModel:
@@ -39,14 +39,18 @@ class AsModel:
 
 
 def train_torch(corpora, config, recipe, minutes):
-    """The loop of tasnet_np.train in PyTorch. Returns the best network and the number of steps."""
+    """The loop of tasnet_np.training.train in PyTorch. Returns the best network and the number of steps."""
     network = TorchConvTasNet(config, exact_sums=False)
     network.copy_parameters(ConvTasNet(config, seed=recipe.seed).named_parameters())
     optimizer = torch.optim.Adam(network.parameters(), lr=recipe.learning_rate)
     schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
         optimizer, factor=0.5, patience=recipe.patience, threshold=1e-4, threshold_mode="abs", min_lr=1e-8
     )
-    common = {"samples": round(recipe.seconds * config.sample_rate), "rate": config.sample_rate, "seed": recipe.seed}
+    common = {
+        "samples": round(recipe.seconds * config.sample_rate),
+        "rate": config.sample_rate,
+        "seed": recipe.seed,
+    }
     mixer = Mixer(corpora[0], snr_db=recipe.snr_db, **common)
     validation = fixed_batches(corpora[1], per_snr=recipe.validation_mixtures, **common)
     best, best_state, steps, started = -np.inf, None, 0, time.monotonic()
@@ -82,7 +86,9 @@ def main():
     run = options.out / "run"
     train(options.speech, options.noise, run, config, recipe, minutes=options.minutes)
     recordings, store = manifest.load(run / "manifest.json"), Store()
-    corpora = [open_corpus(recordings, part, config.sample_rate, store) for part in ("training", "validation")]
+    corpora = [
+        open_corpus(recordings, part, config.sample_rate, store) for part in ("training", "validation")
+    ]
     network, torch_steps = train_torch(corpora, config, recipe, options.minutes)
     our_steps = sum('"loss"' in line for line in (run / "log.jsonl").read_text().splitlines())
     rate = config.sample_rate

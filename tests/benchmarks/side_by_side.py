@@ -28,7 +28,12 @@ def cpu_name():
 
 def machine():
     """Where the numbers come from."""
-    return {"cpu": cpu_name(), "cores": os.cpu_count(), "python": platform.python_version(), "date": time.strftime("%F")}
+    return {
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "date": time.strftime("%F"),
+    }
 
 
 def median_seconds(function, runs, warm_up=2):

@@ -14,14 +14,14 @@ import soundfile
 from side_by_side import parser, write_json
 
 import tasnet_np
-from tasnet_np.config import Config
-from tasnet_np.execution import ConvTasNet
+from tasnet_np.network.config import Config
+from tasnet_np.network.execution import ConvTasNet
 
 TORCH = """
 import sys, soundfile, torch
 sys.path.insert(0, {tests!r})
 from torch_peer import TorchConvTasNet
-from tasnet_np.model import Config
+from tasnet_np.network.model import Config
 samples, rate = soundfile.read({noisy!r}, dtype="float32")
 with torch.no_grad():
     speech = TorchConvTasNet(Config.preset("small"))(torch.tensor(samples)[None])[0, 0]

@@ -21,8 +21,8 @@ import numpy as np
 from side_by_side import in_turns, machine, parser, write_json
 
 from tasnet_np import Config, ConvTasNet
+from tasnet_np.network.streaming import Streamer
 from tasnet_np.safe_files import atomic_path
-from tasnet_np.streaming import Streamer
 
 CASES = {
     "small": Config.preset("small"),
@@ -38,7 +38,7 @@ def noise(samples):
     return (0.1 * np.random.default_rng(0).standard_normal(samples)).astype(np.float32)
 
 
-# The peers. Causal networks only, one channel; frames are rows, as in `tasnet_np.streaming`.
+# The peers. Causal networks only, one channel; frames are rows, as in `tasnet_np.network.streaming`.
 
 
 class TorchStreamer:
@@ -61,7 +61,9 @@ class TorchStreamer:
         """Cumulative norm of rows x (T, C)."""
         torch, (T, C) = self.torch, x.shape
         exact = x.double()
-        new = torch.stack([exact.sum(1), exact.square().sum(1), torch.full((T,), float(C), dtype=exact.dtype)])
+        new = torch.stack(
+            [exact.sum(1), exact.square().sum(1), torch.full((T,), float(C), dtype=exact.dtype)]
+        )
         so_far = new.cumsum(1) + self.sums[place][:, None]
         self.sums[place] = so_far[:, -1]
         mean = so_far[0] / so_far[2]
@@ -129,7 +131,6 @@ class OnnxStreamer:
 
 def onnx_graph(model, hops):
     """The model as an ONNX graph, and its buffers at the start of a stream."""
-    import onnx
     from onnx import TensorProto, helper, numpy_helper
 
     c, w, T = model.config, model.named_parameters(), hops
@@ -175,7 +176,9 @@ def onnx_graph(model, hops):
         return op("Add", op("Mul", x, constant(w[f"{name}.gamma"])), constant(w[f"{name}.beta"]))
 
     state["frame"] = np.zeros((1, 1))
-    nodes.append(helper.make_node("Add", ["frame", constant(np.arange(1.0, T + 1)[:, None])], ["frames_so_far"]))
+    nodes.append(
+        helper.make_node("Add", ["frame", constant(np.arange(1.0, T + 1)[:, None])], ["frames_so_far"])
+    )
     following["frame"] = op("Add", "frame", constant(np.float64(T)))
     padded = op("Concat", "tail", "samples", axis=0)
     following["tail"] = part(padded, 0, T * c.hop, (T + 1) * c.hop)
@@ -279,13 +282,18 @@ def table(case, results, curve):
     config = CASES[case]
     hop_ms = 1000 * config.hop / config.sample_rate
     print(f"\n{case}: microseconds per hop of {hop_ms:g} ms, {config.parameter_count:,} parameters, one core")
-    print(f"{'hops per call':>13}" + "".join(f"{side + ' median':>14}{'p99.9':>9}{'max':>9}" for side in results))
+    print(
+        f"{'hops per call':>13}"
+        + "".join(f"{side + ' median':>14}{'p99.9':>9}{'max':>9}" for side in results)
+    )
     for hops in curve:
         cells = [[side[f"{hops} {what}"] for what in ("median", "p99.9", "max")] for side in results.values()]
         print(f"{hops:>13}" + "".join(f"{a:>14.1f}{b:>9.1f}{c:>9.1f}" for a, b, c in cells))
     for side in list(results)[1:]:
         ratios = [results[side][f"{hops} median"] / results["ours"][f"{hops} median"] for hops in curve]
-        print(f"{side} takes {min(ratios):.1f} to {max(ratios):.1f} times as long; {ratios[0]:.1f} at one hop per call")
+        print(
+            f"{side} takes {min(ratios):.1f} to {max(ratios):.1f} times as long; {ratios[0]:.1f} at one hop per call"
+        )
 
 
 def picture(path, case, seconds):
@@ -310,8 +318,10 @@ def picture(path, case, seconds):
     axes.legend(loc="upper right")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=120)
-    print(f"{case}: median {np.median(times):.1f}, p99.9 {np.quantile(times, 0.999):.1f}, max {times.max():.1f} us, "
-          f"{np.count_nonzero(times > deadline)} of {len(times)} hops late: {path}")  # fmt: skip
+    print(
+        f"{case}: median {np.median(times):.1f}, p99.9 {np.quantile(times, 0.999):.1f}, max {times.max():.1f} us, "
+        f"{np.count_nonzero(times > deadline)} of {len(times)} hops late: {path}"
+    )
 
 
 def silence(case, model=None):
@@ -319,12 +329,18 @@ def silence(case, model=None):
     config = model.config if model else CASES[case]
     streamer, second = Streamer(model or ConvTasNet(config)), config.sample_rate
     decay = noise(30 * second) * np.logspace(0, -44, 30 * second).astype(np.float32)
-    parts = {"noise": noise(20 * second), "silence": np.zeros(60 * second, np.float32), "decay to 1e-45": decay}
+    parts = {
+        "noise": noise(20 * second),
+        "silence": np.zeros(60 * second, np.float32),
+        "decay to 1e-45": decay,
+    }
     for name, samples in parts.items():
         times = 1e6 * time_per_call(streamer, samples, config.hop)
         tail = times[-len(times) // 4 :]
-        print(f"{case} {name:<15} median {np.median(times):7.1f} us per hop, last quarter {np.median(tail):7.1f}, "
-              f"p99.9 {np.quantile(times, 0.999):7.1f}")  # fmt: skip
+        print(
+            f"{case} {name:<15} median {np.median(times):7.1f} us per hop, last quarter {np.median(tail):7.1f}, "
+            f"p99.9 {np.quantile(times, 0.999):7.1f}"
+        )
 
 
 def hour(case):
@@ -337,8 +353,11 @@ def hour(case):
         times = time_per_call(streamer, minute, size)
         if i in (0, 1, 9, 59):
             memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            print(f"{case} minute {i + 1:2}: median {1e6 * np.median(times):7.1f} us per 10 ms, "
-                  f"state {streamer.state_bytes} bytes, peak memory {memory:.1f} MB", flush=True)  # fmt: skip
+            print(
+                f"{case} minute {i + 1:2}: median {1e6 * np.median(times):7.1f} us per 10 ms, "
+                f"state {streamer.state_bytes} bytes, peak memory {memory:.1f} MB",
+                flush=True,
+            )
     assert streamer.state_bytes == state
 
 
@@ -354,11 +373,11 @@ def drift(run, tests=24, seconds=4):
     What was heard before comes from the same recordings at random SNRs; in the second column it was one
     noise alone, another one than the mixture's, and for a minute.
     """
-    from tasnet_np import manifest
-    from tasnet_np.checkpoint import load
-    from tasnet_np.corpus import Store, open_corpus
-    from tasnet_np.mixing import Mixer
-    from tasnet_np.metrics import si_snr_improvement
+    from tasnet_np.corpus import manifest
+    from tasnet_np.corpus.clips import Store, open_corpus
+    from tasnet_np.corpus.mixing import Mixer
+    from tasnet_np.network.checkpoint import load
+    from tasnet_np.sound.metrics import si_snr_improvement
 
     model = load(run)
     rate = model.config.sample_rate
@@ -398,7 +417,10 @@ def drift(run, tests=24, seconds=4):
         streamer.reset()
         streamer.process(hiss)
         row.append(improvement(streamer))
-        print(f"{memory:>6g} s" + "".join(f"{value:>12.2f}" for value in row[:-1]) + f"{row[-1]:>14.2f}", flush=True)
+        print(
+            f"{memory:>6g} s" + "".join(f"{value:>12.2f}" for value in row[:-1]) + f"{row[-1]:>14.2f}",
+            flush=True,
+        )
 
 
 def main():
@@ -432,7 +454,9 @@ def main():
         print(machine())
         for case in cases:
             lookahead = CASES[case].lookahead_frames > 0  # which the peers here do not have
-            sides = [side for side in SIDES if side not in options.without and (side == "ours" or not lookahead)]
+            sides = [
+                side for side in SIDES if side not in options.without and (side == "ours" or not lookahead)
+            ]
             results[case] = in_turns(__file__, sides, case, 1, options.rounds)
             table(case, results[case], options.curve)
         write_json(options.json, results)

@@ -16,8 +16,8 @@ import companion
 import numpy as np
 
 from tasnet_np.errors import UserError
-from tasnet_np.level import at_level, rms_db
-from tasnet_np.mixing import mix
+from tasnet_np.sound.level import at_level, rms_db
+from tasnet_np.corpus.mixing import mix
 
 rate = 8000  # Hz
 

@@ -16,7 +16,7 @@ import companion
 
 import numpy as np
 
-from tasnet_np import gradcheck
+from tasnet_np.network import gradcheck
 from tasnet_np.ops import OPS
 
 rng = np.random.default_rng(2)
@@ -50,9 +50,7 @@ assert gradcheck.check_gradients(tanh_forward, tanh_backward, [x], {}) < gradche
 
 # %%
 with companion.fails("1 - y in place of 1 - y^2"):
-    error = gradcheck.check_gradients(
-        tanh_forward, lambda dy, cache: (dy * (1 - cache[0]),), [x], {}
-    )
+    error = gradcheck.check_gradients(tanh_forward, lambda dy, cache: (dy * (1 - cache[0]),), [x], {})
     assert error < gradcheck.TOLERANCE, "wrong gradient"
 
 # %% [markdown]
@@ -114,9 +112,7 @@ ones, random = np.ones_like(x), rng.standard_normal(x.shape)
 assert np.abs(numerical(ones)).max() < 1e-9
 assert np.abs(without_the_factor(ones, x)).max() < 1e-9  # accepted!
 with companion.fails("softmax's factor y is missing, and a random dy shows it"):
-    assert gradcheck.relative_error(without_the_factor(random, x), numerical(random)) < 1e-6, (
-        "wrong gradient"
-    )
+    assert gradcheck.relative_error(without_the_factor(random, x), numerical(random)) < 1e-6, "wrong gradient"
 assert gradcheck.relative_error(softmax.backward_ref(random, x)[0], numerical(random)) < 1e-6
 
 # %% [markdown]

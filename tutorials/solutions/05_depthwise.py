@@ -89,9 +89,15 @@ assert round(100 * growth) == 131
 # %%
 def field(lookahead_blocks, samples=1600, output=1003):
     config = Config(
-        filters=12, bottleneck=6, hidden=8, skip=6, blocks=4, repeats=2, norm="channel",
+        filters=12,
+        bottleneck=6,
+        hidden=8,
+        skip=6,
+        blocks=4,
+        repeats=2,
+        norm="channel",
         lookahead_blocks=lookahead_blocks,
-    )  # fmt: skip
+    )
     model = ConvTasNet(config, dtype=np.float64, path="ops")
     sources = model.forward(np.random.default_rng(0).standard_normal((1, samples)))
     dsources = np.zeros_like(sources)

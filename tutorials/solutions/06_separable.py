@@ -81,8 +81,7 @@ def multiplications_per_frame(c, separate=True):
     along_time = c.hidden * c.kernel * (1 if separate else c.hidden)
     blocks = c.blocks * c.repeats
     in_blocks = (
-        blocks * (c.hidden * (c.bottleneck + c.skip) + along_time)
-        + (blocks - 1) * c.bottleneck * c.hidden
+        blocks * (c.hidden * (c.bottleneck + c.skip) + along_time) + (blocks - 1) * c.bottleneck * c.hidden
     )
     ends = c.filters * c.filter_length * 3  # the encoder; the decoder for two sources
     return ends + c.filters * c.bottleneck + in_blocks + 2 * c.filters * c.skip + 2 * c.filters

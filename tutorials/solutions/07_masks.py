@@ -17,13 +17,18 @@ import companion
 import numpy as np
 
 from tasnet_np import Config, ConvTasNet
-from tasnet_np.metrics import si_snr
-from tasnet_np.mixing import mix
+from tasnet_np.sound.metrics import si_snr
+from tasnet_np.corpus.mixing import mix
 from tasnet_np.ops.conv1d import conv1d_forward
 from tasnet_np.ops.conv1d import conv_transpose1d_forward
 from tasnet_np.ops.elementwise import (
-    prelu_forward, relu_forward, sigmoid_backward, sigmoid_forward, softmax_backward, softmax_forward,
-)  # fmt: skip
+    prelu_forward,
+    relu_forward,
+    sigmoid_backward,
+    sigmoid_forward,
+    softmax_backward,
+    softmax_forward,
+)
 
 rate = 8000  # Hz
 rng = np.random.default_rng(7)
@@ -119,9 +124,7 @@ with companion.fails("a negative gain"):
     assert np.allclose(prelu_forward(-3 * x, alpha)[0], -3 * y), "the two sides have changed places"
 assert np.allclose(relu_forward(3 * x)[0], 3 * relu_forward(x)[0])
 with companion.fails("a sigmoid does not scale"):
-    assert np.allclose(sigmoid_forward(3 * x)[0], 3 * sigmoid_forward(x)[0]), (
-        "the result stays below one"
-    )
+    assert np.allclose(sigmoid_forward(3 * x)[0], 3 * sigmoid_forward(x)[0]), "the result stays below one"
 
 # %% [markdown]
 # A mask must not depend on the level of the recording. What is loud at one level is not less speech at another.

@@ -15,8 +15,8 @@ import companion
 
 import numpy as np
 
-from tasnet_np.config import Config
-from tasnet_np.execution import ConvTasNet
+from tasnet_np.network.config import Config
+from tasnet_np.network.execution import ConvTasNet
 
 rng = np.random.default_rng(11)
 
@@ -44,11 +44,18 @@ by_hand = {
     "expand": H * B + H, "prelu1": 1, "norm1": 2 * H, "depthwise": H * P + H, "prelu2": 1, "norm2": 2 * H,
     "skip": Sc * H + Sc, "residual": B * H + B,
 }  # fmt: skip
-paper = Config(filters=512, bottleneck=128, hidden=512, skip=128, blocks=2, repeats=1, norm="gLN", causal=False)
+paper = Config(
+    filters=512, bottleneck=128, hidden=512, skip=128, blocks=2, repeats=1, norm="gLN", causal=False
+)
 block = ConvTasNet(paper, seed=0).blocks[0]
 counted = {name: sum(array.size for array in part.params.values()) for name, part in block.parts.items()}
 assert counted == by_hand
-assert (by_hand["expand"], by_hand["norm1"] * 2, by_hand["depthwise"], by_hand["skip"]) == (66_048, 2048, 2048, 65_664)
+assert (by_hand["expand"], by_hand["norm1"] * 2, by_hand["depthwise"], by_hand["skip"]) == (
+    66_048,
+    2048,
+    2048,
+    65_664,
+)
 assert sum(by_hand.values()) == 201_474
 assert round(by_hand["depthwise"] / 201_474, 2) == 0.01
 

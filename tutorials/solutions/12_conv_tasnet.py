@@ -16,12 +16,12 @@ import companion
 import matplotlib.pyplot as plt
 import numpy as np
 
-from tasnet_np.layers import NegativeSISNR
-from tasnet_np.metrics import si_snr
-from tasnet_np.mixing import mix
-from tasnet_np.config import Config
-from tasnet_np.execution import ConvTasNet
-from tasnet_np.optim import Adam, clip_gradients
+from tasnet_np.network.layers import NegativeSISNR
+from tasnet_np.sound.metrics import si_snr
+from tasnet_np.corpus.mixing import mix
+from tasnet_np.network.config import Config
+from tasnet_np.network.execution import ConvTasNet
+from tasnet_np.training.optimisers import Adam, clip_gradients
 
 rate = 8000  # Hz
 rng = np.random.default_rng(12)
@@ -51,7 +51,10 @@ assert X * R * block - residual + around == 4_984_881 == Config.preset("paper").
 # %%
 model = ConvTasNet(Config(), seed=0)
 c = model.config
-voice, rain = companion.speech(3.0, rate, speaker="english-british"), companion.noise(3.0, rate, seed=5, name="rain")
+voice, rain = (
+    companion.speech(3.0, rate, speaker="english-british"),
+    companion.noise(3.0, rate, seed=5, name="rain"),
+)
 mixture, sources = mix(voice, rain, snr_db=0.0)
 w = model.frames(mixture[None])
 masked = model.multiply.forward(np.ones((1, 2, *w.shape[1:]), np.float32), w)
@@ -110,9 +113,13 @@ without_any = si_snr(model.forward(mixture[None], keep=False)[0, 0], sources[0])
 
 fig, ax = plt.subplots()
 ax.bar(range(10), everything - np.array(without), color=companion.COLOURS["blue"])
-ax.set(xlabel="silent block", ylabel="SI-SNR lost (dB)", xticks=range(10), title="speech, with one block silent")
+ax.set(
+    xlabel="silent block", ylabel="SI-SNR lost (dB)", xticks=range(10), title="speech, with one block silent"
+)
 companion.show("one_block_silent")
-print(f"all blocks: {everything:.1f} dB; most missed: block {int(np.argmin(without))} ({min(without):.1f} dB without it)")
+print(
+    f"all blocks: {everything:.1f} dB; most missed: block {int(np.argmin(without))} ({min(without):.1f} dB without it)"
+)
 assert complete == everything
 if companion.SCALE >= 1:
     assert everything > 5

@@ -15,9 +15,9 @@ import companion
 
 import numpy as np
 
-from tasnet_np.gradcheck import check_gradients
-from tasnet_np.metrics import si_snr
-from tasnet_np.mixing import mix
+from tasnet_np.network.gradcheck import check_gradients
+from tasnet_np.sound.metrics import si_snr
+from tasnet_np.corpus.mixing import mix
 
 rate = 8000  # Hz
 rng = np.random.default_rng(13)
@@ -54,7 +54,9 @@ assert abs(si_snr(mixture, sources[0]) - 5.0) < 0.2
 for decibels, degrees in ((10, 17.5), (20, 5.7)):
     theta = np.degrees(np.arctan(10 ** (-decibels / 20)))
     assert round(theta, 1) == degrees
-    estimate = np.cos(np.radians(theta)) * s / np.linalg.norm(s) + np.sin(np.radians(theta)) * v / np.linalg.norm(v)
+    estimate = np.cos(np.radians(theta)) * s / np.linalg.norm(s) + np.sin(
+        np.radians(theta)
+    ) * v / np.linalg.norm(v)
     assert np.isclose(si_snr(estimate, s), decibels, atol=1e-4)
 
 # %% [markdown]

@@ -15,7 +15,7 @@ import companion
 
 import numpy as np
 
-from tasnet_np.optim import SGD, Adam
+from tasnet_np.training.optimisers import Adam, SGD
 
 # %% [markdown]
 # ## 1. Noise and signal
@@ -75,7 +75,9 @@ for weight_decay in (1e-5, 0.1):
     assert np.allclose(params["theta"], [3.99, -0.49], atol=1e-4)
 with companion.fails("expecting a decay in proportion to the parameter"):
     moved = np.abs(params["theta"] - [4.0, -0.5])
-    assert np.isclose(moved[0] / moved[1], 4.0 / 0.5), f"the steps have the ratio {moved[0] / moved[1]:.2f}, not 8"
+    assert np.isclose(moved[0] / moved[1], 4.0 / 0.5), (
+        f"the steps have the ratio {moved[0] / moved[1]:.2f}, not 8"
+    )
 
 # %% [markdown]
 # ## 4. How long an outlier is remembered

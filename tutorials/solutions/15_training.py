@@ -16,17 +16,17 @@ import companion
 import matplotlib.pyplot as plt
 import numpy as np
 
-from tasnet_np.corpus import Corpus, Store, open_corpus
-from tasnet_np.evaluate import evaluate
-from tasnet_np.layers import NegativeSISNR
-from tasnet_np.layouts import folders
-from tasnet_np.manifest import make_manifest
-from tasnet_np.mixing import Batch, Mixer, fixed_batches
-from tasnet_np.config import Config
-from tasnet_np.execution import ConvTasNet
-from tasnet_np.optim import Adam
-from tasnet_np.recipe import Recipe
-from tasnet_np.trainer import Trainer
+from tasnet_np.corpus.clips import Corpus, Store, open_corpus
+from tasnet_np.training.evaluation import evaluate
+from tasnet_np.network.layers import NegativeSISNR
+from tasnet_np.corpus.layouts import folders
+from tasnet_np.corpus.manifest import make_manifest
+from tasnet_np.corpus.mixing import Batch, Mixer, fixed_batches
+from tasnet_np.network.config import Config
+from tasnet_np.network.execution import ConvTasNet
+from tasnet_np.training.optimisers import Adam
+from tasnet_np.training.recipe import Recipe
+from tasnet_np.training.trainer import Trainer
 
 config = Config(filters=64, filter_length=32, bottleneck=32, hidden=64, skip=32, blocks=5, repeats=2)
 RATE = config.sample_rate
@@ -50,6 +50,7 @@ mixer = Mixer(training, samples=RATE, rate=RATE, seed=0)
 #
 # the mean of the gradients of the halves. It holds because no example looks at another. A batch norm would break it.
 # The gradients have to be copied between the two passes, as each `backward` sets them anew.
+
 
 # %%
 def gradients(mixtures, sources):
@@ -75,6 +76,7 @@ with companion.fails("summed instead of averaged"):
 # Besides the parameters: both moments of Adam for every array, and the number of steps $t$, which corrects the bias of
 # the moments. The mixtures need nothing, as they depend on the number of the step. (With a schedule, its counters and
 # the learning rate are stored, too: `Trainer.save` does all of this.)
+
 
 # %%
 def losses(model, optimizer, steps):
@@ -122,6 +124,7 @@ with companion.fails("the moments are forgotten"):
 # With one fixed order it does not matter which: the two outputs are the same kind of thing until training gives them
 # their roles. With a random order each output is asked for speech half of the time and for noise the other half. What
 # is best for both at once is an output that has some of each: it cannot be good at either.
+
 
 # %%
 def trained(order, steps):

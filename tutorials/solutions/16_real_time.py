@@ -18,11 +18,11 @@ import dataclasses
 import matplotlib.pyplot as plt
 import numpy as np
 
-from tasnet_np.config import Config
-from tasnet_np.execution import ConvTasNet
+from tasnet_np.network.config import Config
+from tasnet_np.network.execution import ConvTasNet
 from tasnet_np.ops.frame_statistics import EPS
 from tasnet_np.ops.norms import cumulative_layer_norm_forward
-from tasnet_np.streaming import Streamer
+from tasnet_np.network.streaming import Streamer
 
 config = Config(
     filters=64, filter_length=32, bottleneck=32, hidden=64, skip=32, blocks=5, repeats=2, lookahead_blocks=3
@@ -55,6 +55,7 @@ assert latencies[18] < 20 < latencies[20]
 # field lies behind the place where the listener came in. With cLN the sums over different beginnings approach each
 # other, and are never equal.
 
+
 # %%
 def lateness(norm):
     """Difference between a stream joined after two seconds and the offline output, per hop, from there on."""
@@ -75,8 +76,9 @@ plt.axvline(config.receptive_field_seconds, color="black", linewidth=0.8, linest
 plt.legend()
 plt.gca().set(
     title="Joined late: difference to the offline output; dotted: receptive field",
-    xlabel="time after joining (s)", ylabel="relative difference",
-)  # fmt: skip
+    xlabel="time after joining (s)",
+    ylabel="relative difference",
+)
 companion.show("late")
 
 reach = config.receptive_field_frames
@@ -90,6 +92,7 @@ assert differences["cLN"][-200:].mean() < 0.2 * differences["cLN"][:200].mean() 
 #
 # Each sum is multiplied by $\lambda$ before the new frame is added. At $\lambda = 1$ it is the norm of before: this is the
 # first check.
+
 
 # %%
 class ForgettingNorm:
@@ -175,7 +178,9 @@ print(f"the last {length - first_wrong} samples are wrong, {D} frames are {D * H
 
 assert flushed.shape == offline.shape
 assert 0 < length - first_wrong <= (D + 1) * HOP
-assert np.allclose(flushed[:, : length - (D + 1) * HOP], offline[:, : length - (D + 1) * HOP], rtol=0, atol=1e-12)
+assert np.allclose(
+    flushed[:, : length - (D + 1) * HOP], offline[:, : length - (D + 1) * HOP], rtol=0, atol=1e-12
+)
 
 causal = ConvTasNet(dataclasses.replace(config, lookahead_blocks=0), seed=0, dtype=np.float64)
 flushed = Streamer(causal).process(np.concatenate([sound[:length], np.zeros(HOP)]))

@@ -1,0 +1,197 @@
+"""What decides the architecture: sizes, norm, causality. Letters in comments are those of the paper (Luo and
+Mesgarani, "Conv-TasNet: Surpassing Ideal Time-Frequency Magnitude Masking for Speech Separation").
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+from tasnet_np.ops.tcn_block_cpu import TILE
+
+NORMS = {
+    "gLN": "global_layer_norm",
+    "cLN": "cumulative_layer_norm",
+    "channel": "channel_layer_norm",
+}
+SOURCES = ("speech", "noise")  # C in the paper: two sources, always in this order
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides the architecture.
+
+    Raises
+    ------
+    ValueError : a combination that cannot work, with the reason
+    """
+
+    sample_rate: int = 8000  # Hz
+    filters: int = 128  # N: filters of the encoder
+    filter_length: int = 16  # L: samples per filter; frames follow each other every L/2 samples
+    bottleneck: int = 64  # B: channels between the blocks (the residual path)
+    hidden: int = 128  # H: channels inside a block
+    skip: int = 64  # Sc: channels of the skip paths
+    kernel: int = 3  # P: taps of the depthwise convolution
+    blocks: int = 6  # X: blocks per repeat, with dilations 1, 2, 4, ...
+    repeats: int = 2  # R: times that the row of blocks is repeated
+    norm: str = "cLN"  # "gLN" (global), "cLN" (cumulative) or "channel" (per frame)
+    causal: bool = True  # no block but the first `lookahead_blocks` sees a later frame
+    lookahead_blocks: int = 0  # first blocks of a causal model that are centred all the same
+    mask_activation: str = "sigmoid"  # or "softmax" (over the sources) or "relu"
+    encoder_activation: str = "linear"  # or "relu"
+    decoders: str = "shared"  # or "separate": one per source
+
+    @classmethod
+    def preset(cls, name):
+        """`small` (laptop default), `paper` (its best model) or `origin` (16 kHz, 32 ms look-ahead)."""
+        if name not in PRESETS:
+            raise ValueError(f"no preset {name!r}: choose one of {', '.join(PRESETS)}")
+        return PRESETS[name]
+
+    def non_causal(self):
+        """The same sizes where every block sees the future and the norms the whole recording, for files only."""
+        return dataclasses.replace(self, norm="gLN", causal=False, lookahead_blocks=0)
+
+    def __post_init__(self):
+        for name in _SIZES:
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(map(str, choices))}, not {getattr(self, name)!r}"
+                )
+        if self.filter_length % 2:
+            raise ValueError(
+                f"filter_length must be even, not {self.filter_length}: frames overlap by half a filter"
+            )
+        if self.causal and self.norm == "gLN":
+            raise ValueError(
+                "a causal model cannot use gLN, whose mean and variance see the whole recording: "
+                'choose norm="cLN" or "channel", or causal=False'
+            )
+        if not isinstance(self.lookahead_blocks, int) or not (
+            0 <= self.lookahead_blocks <= self.blocks * self.repeats
+        ):
+            raise ValueError(
+                f"lookahead_blocks must be between 0 and the {self.blocks * self.repeats} blocks "
+                f"there are, not {self.lookahead_blocks!r}"
+            )
+        if self.lookahead_blocks and not self.causal:
+            raise ValueError(
+                "lookahead_blocks is for causal models: with causal=False every block looks ahead"
+            )
+
+    @property
+    def hop(self):
+        """Samples from one frame to the next (half a filter)."""
+        return self.filter_length // 2
+
+    def frames(self, samples):
+        """Frames T of a recording of that many samples."""
+        return -(-samples // self.hop) + 1
+
+    def dilation(self, block):
+        """Dilation of a block, counted from 0 over all repeats."""
+        return 2 ** (block % self.blocks)
+
+    def lookahead(self, block):
+        """Frames that one block sees ahead: half its reach where it is centred, else none."""
+        if self.causal and block >= self.lookahead_blocks:
+            return 0
+        return (self.kernel - 1) * self.dilation(block) // 2
+
+    @property
+    def receptive_field_frames(self):
+        """Frames that one frame of the masks depends on (through the convolutions)."""
+        reach = (self.kernel - 1) * (2**self.blocks - 1)
+        return 1 + self.repeats * reach
+
+    @property
+    def receptive_field_seconds(self):
+        samples = (self.receptive_field_frames - 1) * self.hop + self.filter_length
+        return samples / self.sample_rate
+
+    @property
+    def lookahead_frames(self):
+        """Future frames, of those, that one frame of the masks depends on."""
+        return sum(self.lookahead(block) for block in range(self.blocks * self.repeats))
+
+    @property
+    def latency_samples(self):
+        """How long after a sample came in it can leave: a full window, and the look-ahead.
+
+        Output sample t depends on no input sample from t + latency_samples on. math.inf with gLN.
+        """
+        if self.norm == "gLN":
+            return math.inf
+        return self.filter_length + self.lookahead_frames * self.hop
+
+    @property
+    def latency_ms(self):
+        return 1000 * self.latency_samples / self.sample_rate
+
+    @property
+    def parameter_count(self):
+        """Number of learned values."""
+        N, L, B, H, Sc, P = (
+            self.filters, self.filter_length, self.bottleneck, self.hidden, self.skip, self.kernel,
+        )  # fmt: skip
+        C = len(SOURCES)
+        residual, skip = B * H + B, Sc * H + Sc
+        block = (H * B + H) + 1 + 2 * H + (H * P + H) + 1 + 2 * H + residual + skip
+        separator = 2 * N + (B * N + B) + self.blocks * self.repeats * block - residual
+        masks = 1 + (C * N * Sc + C * N)
+        decoders = C if self.decoders == "separate" else 1
+        return N * L + separator + masks + decoders * N * L
+
+    def inference_bytes(self, samples, itemsize=4):
+        """Memory at the peak of a forward pass with keep=False on the fused path, beyond the weights."""
+        N, B, H, Sc = self.filters, self.bottleneck, self.hidden, self.skip
+        T = self.frames(samples)
+        in_tiles = min(T, 2 * TILE)  # what two threads work on
+        # Frames; x and skips before, after, and what is added; a and n.
+        in_a_block = T * (N + 3 * (B + Sc) + H) + in_tiles * H
+        at_the_ends = T * (N + Sc) + in_tiles * (
+            5 * N + Sc
+        )  # frames and skips; of both, masks before and after
+        return itemsize * max(in_a_block, at_the_ends)
+
+    def training_bytes(self, samples, itemsize=4):
+        """Memory at the peak of a training step on the fused path, per example, beyond the weights."""
+        N, B, H, Sc = self.filters, self.bottleneck, self.hidden, self.skip
+        kept_in_blocks = self.blocks * self.repeats * (B + H + 4)  # x, a, and two norms' m and r
+        kept_at_the_ends = 6 * N + 2 * Sc  # the inputs of encoder, masks and decoder
+        gradients = 5 * N  # of the masked frames, the masks and the frames
+        return itemsize * self.frames(samples) * (kept_in_blocks + kept_at_the_ends + gradients)
+
+
+_SIZES = (
+    "sample_rate", "filters", "filter_length", "bottleneck", "hidden", "skip", "kernel", "blocks",
+    "repeats",
+)  # fmt: skip
+_CHOICES = {
+    "norm": tuple(NORMS),
+    "causal": (False, True),
+    "mask_activation": ("sigmoid", "softmax", "relu"),
+    "encoder_activation": ("linear", "relu"),
+    "decoders": ("shared", "separate"),
+}
+
+_PAPER = Config(
+    filters=512, bottleneck=128, hidden=512, skip=128, blocks=8, repeats=3, norm="gLN", causal=False
+)
+PRESETS = {
+    "small": Config(),
+    "paper": _PAPER,
+    "origin": dataclasses.replace(
+        _PAPER,
+        sample_rate=16000,
+        filter_length=32,
+        norm="cLN",
+        causal=True,
+        lookahead_blocks=5,
+        decoders="separate",
+    ),
+}

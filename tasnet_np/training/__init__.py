@@ -1,0 +1,1 @@
+"""A training run: recipe, optimisers, trainer, the run's folder, evaluation."""

@@ -1,0 +1,113 @@
+"""The folder of a run: what config.json may say, and that the report reads it without the trainer."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tasnet_np import UserError
+from tasnet_np.network.config import Config
+from tasnet_np.training.clock import Goal
+from tasnet_np.training.recipe import Recipe
+from tasnet_np.training.run_folder import RunData, RunFolder, RunSettings
+
+SETTINGS = RunSettings(
+    Config(blocks=2, repeats=1),
+    Recipe(hold_out=["ann", "bob"], seconds=2, patience=np.inf),
+    Goal(minutes=10),
+    RunData.at(speech="a", noise="b", start=None),
+)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    written = RunFolder(tmp_path / "run")
+    with written.create():
+        written.write(SETTINGS)
+    return written
+
+
+def change(folder, group, name, value):
+    stored = json.loads(folder.config_file.read_text())
+    stored[group][name] = value
+    folder.config_file.write_text(json.dumps(stored))
+
+
+def test_what_was_written_is_read(folder, tmp_path, monkeypatch):
+    assert folder.read() == SETTINGS
+    assert list(json.loads(folder.config_file.read_text())) == ["config", "recipe", "goal", "data"]
+    monkeypatch.chdir(tmp_path)
+    assert RunData.at(speech="a", rooms=None) == RunData(speech=str(tmp_path.resolve() / "a"))
+
+
+def test_a_run_that_is_older_than_an_augmentation_goes_on_without_it(folder):
+    stored = json.loads(folder.config_file.read_text())
+    del stored["recipe"]["polarity"]
+    folder.config_file.write_text(json.dumps(stored))
+    assert folder.read() == dataclasses.replace(
+        SETTINGS, recipe=dataclasses.replace(SETTINGS.recipe, polarity=0.0)
+    )
+    assert SETTINGS.recipe.polarity > 0
+
+
+@pytest.mark.parametrize(
+    "group, name, value, words",
+    [
+        ("config", "filters", "16", "filters is '16'"),
+        ("config", "filters", 16.5, "filters is 16.5"),
+        ("config", "causal", "no", "causal is 'no'"),
+        ("config", "taps", 3, "unexpected keyword argument 'taps'"),
+        ("recipe", "batch", 2.5, "batch is 2.5"),
+        ("recipe", "batch", True, "batch is True"),
+        ("recipe", "seconds", None, "seconds is None"),
+        ("recipe", "seconds", -1.0, "seconds must be above 0, not -1.0"),
+        ("recipe", "snr_db", [0, 5, 10], r"snr_db is \[0, 5, 10\]"),
+        ("recipe", "snr_db", [0, "5"], r"snr_db is \[0, '5'\]"),
+        ("recipe", "hold_out", "ann", "hold_out is 'ann'"),
+        ("recipe", "hold_out", [1], r"hold_out is \[1\]"),
+        ("goal", "minutes", "10", "minutes is '10'"),
+        ("goal", "steps", 0, "--steps 0: give a number above 0"),
+        ("data", "speech", 7, "speech is 7"),
+    ],
+)
+def test_values_of_another_type_are_named(folder, group, name, value, words):
+    change(folder, group, name, value)
+    with pytest.raises(
+        UserError, match=f"config.json: is damaged .*{words}.*; restore it, or train a new run"
+    ):
+        folder.read()
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "3", "{}", '{"config": {}, "recipe": {}, "goal": {}}', '{"recipe": [1]}']
+)
+def test_other_json_is_damage(folder, text):
+    folder.config_file.write_text(text)
+    with pytest.raises(UserError, match="config.json: is damaged"):
+        folder.read()
+
+
+def test_a_folder_without_a_run(tmp_path):
+    with pytest.raises(UserError, match="is not the folder of a training run .no config.json.; check --out"):
+        RunFolder(tmp_path).read()
+
+
+def test_a_folder_is_made_once_and_held_by_one(folder):
+    with pytest.raises(UserError, match="exists already; choose another --out"), folder.create():
+        pytest.fail("it is used")
+    with folder.take_over(), pytest.raises(UserError, match="another run is writing there"):
+        with RunFolder(folder.path).take_over():
+            pytest.fail("two have it")
+
+
+def test_what_reads_a_run_does_not_import_the_trainer():
+    code = (
+        "import sys, tasnet_np.reports.report, tasnet_np.training.evaluation, tasnet_np.commands.main\n"
+        "assert 'tasnet_np.training.run_folder' in sys.modules\n"
+        "unwanted = {f'tasnet_np.training.{name}' for name in ('train', 'trainer', 'optimisers')}\n"
+        "sys.exit(bool(unwanted & sys.modules.keys()))"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
