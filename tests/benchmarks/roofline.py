@@ -19,7 +19,10 @@ from tasnet_np import ConvTasNet, NegativeSISNR
 from tasnet_np.compute.cpu import keep_freed_memory, set_threads
 from tasnet_np.compute.cpu_product import add_product_over_time, panels, product_with_weight
 from tasnet_np.network.config import Config
-from tasnet_np.ops import tcn_block as ops
+from tasnet_np.ops import tcn_block
+from tasnet_np.ops import tcn_block_cpu as ops
+from tasnet_np.ops.frame_statistics import CUMULATIVE, Spread, Statistics, Sums
+from tasnet_np.ops.tcn_block_arrays import Gradients, Kept, Streams, Weights
 from tasnet_np.safe_files import atomic_path
 from tasnet_np.training.optimisers import Adam, clip_gradients
 
@@ -32,51 +35,55 @@ def stages(config):
         return rng.standard_normal(shape).astype(np.float32)
 
     B, H, O, K = config.bottleneck, config.hidden, config.bottleneck + config.skip, config.kernel
-    T, R, reach = config.frames(2 * config.sample_rate), config.bottleneck, ops._reach(K, 8, 0)
+    T, R, reach = config.frames(2 * config.sample_rate), config.bottleneck, tcn_block._reach(K, 8, 0)
     x, skips, a, d, z, g, y = f(T, B), f(T, O - B), f(T, H), f(T, H), f(T, H), f(T, H), f(T, O)
-    n, padded_g, dx = f(reach[1] + T + reach[2], H), f(reach[1] + T + reach[2], H), f(T, B)
-    we, w2, wd, vector, alpha, u = f(H, B), f(O, H), f(K, H), f(H), f(1), f(O)
-    to_a, to_y, from_a, from_y = panels(we), panels(w2), panels(we.T), panels(w2.T)
-    (m, r), (s, q), (A, D) = np.abs(f(2, T)), np.empty((2, T)), f(2, T)
-    dh, dk, e1, e2 = f(H), f(H, K), f(O), f(O)
-    norm = ops.NORMS["cumulative_layer_norm"]
+    n, padded_g, dx = f(reach.before + T + reach.after, H), f(reach.before + T + reach.after, H), f(T, B)
+    we, w2, vector, u = f(H, B), f(O, H), f(H), f(O)
+    forward = Weights(panels(we), vector * 0, f(1), vector, vector, f(K, H), vector, f(1), panels(w2), u, u)
+    backward = forward._replace(we=panels(we.T), w2=panels(w2.T))
+    statistics, sums, spread = Statistics(*np.abs(f(2, T))), Sums(*np.empty((2, T))), Spread(*f(2, T))
+    kept, streams = Kept(x, a, *statistics, *statistics), Streams(x, skips)
+    gradients = Gradients(we, f(H), f(1), f(H), f(H), f(H, K), f(H), f(1), w2, u)
+    e1, e2 = f(O), f(O)
     HT, OT, flops = H * T, O * T, 2 * T
 
     def middle():
-        ops._first_norm_forward_cpu(n, a, m, r, alpha, vector, vector, -reach[1], T + reach[2], reach[1])
-        ops._depthwise_forward_cpu(d, n, wd, vector, reach[0])
-        ops._second_prelu_forward_cpu(z, s, q, d, alpha)
+        ops._first_norm_forward_cpu(n, a, statistics, forward, -reach.before, T + reach.after, reach.before)
+        ops._depthwise_forward_cpu(d, n, forward.wd, vector, reach.taps)
+        ops._second_prelu_forward_cpu(z, sums, d, forward.alpha2)
 
     def scale():
-        ops._scale_cpu(y, e1, e2, x, m, r, 0)
-        ops._scale_cpu(y, e1, e2, skips, m, r, R)
+        ops._scale_cpu(y, e1, e2, x, statistics, 0)
+        ops._scale_cpu(y, e1, e2, skips, statistics, R)
 
     def back_through_the_middle():
-        ops._middle_backward_cpu(
-            d, f(1), dk, dh, dh, dh, s, q, padded_g, a, A, D, m, r, alpha, vector, vector, wd, alpha, *reach
-        )
+        ops._middle_backward_cpu(d, gradients, sums, padded_g, spread, kept, backward, reach)
 
     in_the_middle = (10 + 2 * K) * HT, 8 * HT
     return {
-        "We x": (lambda: product_with_weight(a, x, to_a), flops * H * B, 4 * (HT + B * T)),
-        "bias, PReLU, sums": (lambda: ops._first_prelu_forward_cpu(s, q, a, vector * 0, alpha), 6 * HT, 8 * HT),
-        "norm, depthwise, PReLU, sums": (middle, *in_the_middle),
-        "W2 z": (lambda: product_with_weight(y, z, to_y), flops * H * O, 4 * (HT + OT)),
-        "norm, residual, skip": (
-            lambda: ops._join_forward_cpu(x, skips, y, m, r, u, u, 0, T), 5 * OT, 12 * OT,
+        "We x": (lambda: product_with_weight(a, x, forward.we), flops * H * B, 4 * (HT + B * T)),
+        "bias, PReLU, sums": (
+            lambda: ops._first_prelu_forward_cpu(sums, a, forward.be, forward.alpha1), 6 * HT, 8 * HT,
         ),
-        "statistics": (lambda: ops._statistics_forward_cpu(m, r, s, q, H, norm, 1e-8), 12 * T, 24 * T),
+        "norm, depthwise, PReLU, sums": (middle, *in_the_middle),
+        "W2 z": (lambda: product_with_weight(y, z, forward.w2), flops * H * O, 4 * (HT + OT)),
+        "norm, residual, skip": (
+            lambda: ops._join_forward_cpu(streams, y, statistics, forward, 0, T), 5 * OT, 12 * OT,
+        ),
+        "statistics": (
+            lambda: ops._statistics_forward_cpu(statistics, sums, H, CUMULATIVE, 1e-8), 12 * T, 24 * T,
+        ),
         "dy r, sums": (scale, 4 * OT, 8 * OT),
         "z once more": (middle, *in_the_middle),
         "dy z^T": (lambda: add_product_over_time(w2, y, z), flops * H * O, 4 * (HT + OT)),
-        "W2^T dy": (lambda: product_with_weight(g, y, from_y), flops * H * O, 4 * (HT + OT)),
-        "sums for the norm": (lambda: ops._sums_backward_cpu(s, q, g, z, m, r), 4 * HT, 8 * HT),
+        "W2^T dy": (lambda: product_with_weight(g, y, backward.w2), flops * H * O, 4 * (HT + OT)),
+        "sums for the norm": (lambda: ops._sums_backward_cpu(sums, g, z, statistics), 4 * HT, 8 * HT),
         "back through the middle": (back_through_the_middle, (24 + 8 * K) * HT, 12 * HT),
         "back to the expansion": (
-            lambda: ops._prelu_backward_cpu(g, dh, a, A, D, alpha), 7 * HT, 12 * HT,
+            lambda: ops._prelu_backward_cpu(g, gradients.be, a, spread, forward.alpha1), 7 * HT, 12 * HT,
         ),
         "da x^T": (lambda: add_product_over_time(we, z, x), flops * H * B, 4 * (HT + B * T)),
-        "We^T da": (lambda: product_with_weight(dx, z, from_a), flops * H * B, 4 * (HT + B * T)),
+        "We^T da": (lambda: product_with_weight(dx, z, backward.we), flops * H * B, 4 * (HT + B * T)),
     }  # fmt: skip
 
 
