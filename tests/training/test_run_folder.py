@@ -82,7 +82,8 @@ def test_values_of_another_type_are_named(folder, group, name, value, words):
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "[]", "3", "{}", '{"config": {}, "recipe": {}, "goal": {}}', '{"recipe": [1]}']
+    "text",
+    ["", "{", "[]", "3", "{}", '{"config": {}, "recipe": {}, "goal": {}}', '{"config": {}, "recipe": [1]}'],
 )
 def test_other_json_is_damage(folder, text):
     folder.config_file.write_text(text)
