@@ -48,7 +48,7 @@ def save(path, samples, rate=RATE, subtype="FLOAT"):
 def in_blocks(monkeypatch):
     """Every recording counts as long, and a block is short."""
     monkeypatch.setattr(denoise, "WHOLE_BYTES", 0)
-    for module in ("audio_files", "long_files"):
+    for module in ("sound.audio_files", "listening.long_files"):
         monkeypatch.setattr(f"tasnet_np.{module}.BLOCK", 1000)
 
 
