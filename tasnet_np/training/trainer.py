@@ -6,9 +6,9 @@ from tasnet_np.compute.arrays import move
 from tasnet_np.errors import UserError
 from tasnet_np.network import checkpoint
 from tasnet_np.network.layers import NegativeSISNR
+from tasnet_np.optimisation.optimisers import Adam, HalveOnPlateau, WeightAverage, warm_up_and_cosine
+from tasnet_np.optimisation.step import Step
 from tasnet_np.training.evaluation import evaluate
-from tasnet_np.training.optimisers import Adam, HalveOnPlateau, WeightAverage, warm_up_and_cosine
-from tasnet_np.training.step import Step
 
 NORMS_EVERY = 20  # steps from one record of every part's gradient norm to the next
 STORED = ("best_si_snri", "without_best", "seconds", "fraction")  # attributes that a checkpoint has

@@ -23,8 +23,8 @@ from tasnet_np.ops import tcn_block
 from tasnet_np.ops import tcn_block_cpu as ops
 from tasnet_np.ops.frame_statistics import CUMULATIVE, Spread, Statistics, Sums
 from tasnet_np.ops.tcn_block_arrays import Gradients, Kept, Streams, Weights
+from tasnet_np.optimisation.optimisers import Adam, clip_gradients
 from tasnet_np.safe_files import atomic_path
-from tasnet_np.training.optimisers import Adam, clip_gradients
 
 
 def stages(config):

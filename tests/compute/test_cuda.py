@@ -22,11 +22,12 @@ from tasnet_np.corpus.mixing import Batch
 from tasnet_np.network import checkpoint
 from tasnet_np.network.config import PRESETS
 from tasnet_np.network.execution import ConvTasNet
-from tasnet_np.network.gradcheck import reduced, relative_error, upstream
+from tasnet_np.network.gradcheck import reduced
 from tasnet_np.network.layers import NegativeSISNR
 from tasnet_np.ops import OPS
 from tasnet_np.ops.cases import CASES
-from tasnet_np.training.optimisers import SGD, Adam, WeightAverage, clip_gradients
+from tasnet_np.ops.gradcheck import relative_error, upstream
+from tasnet_np.optimisation.optimisers import SGD, Adam, WeightAverage, clip_gradients
 from tasnet_np.training.recipe import Recipe
 from tasnet_np.training.trainer import Trainer
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from tasnet_np.network.gradcheck import numerical_gradient, relative_error
 from tasnet_np.network.layers import PATHS, NegativeSISNR, OpLayer
+from tasnet_np.ops.gradcheck import numerical_gradient, relative_error
 from tasnet_np.sound import metrics
 
 

@@ -11,9 +11,10 @@ import pytest
 
 from tasnet_np.network.config import PRESETS, Config
 from tasnet_np.network.execution import ConvTasNet
-from tasnet_np.network.gradcheck import TOLERANCE, check_model, directional_error, reduced
+from tasnet_np.network.gradcheck import check_model, reduced
 from tasnet_np.network.layers import PATHS, NegativeSISNR
-from tasnet_np.training.optimisers import Adam
+from tasnet_np.ops.gradcheck import TOLERANCE, directional_error
+from tasnet_np.optimisation.optimisers import Adam
 
 each_preset = pytest.mark.parametrize("preset", PRESETS)
 

@@ -20,11 +20,11 @@ import torch_peer as peer
 
 from tasnet_np.network.config import Config
 from tasnet_np.network.execution import ConvTasNet
-from tasnet_np.network.gradcheck import relative_error, upstream
 from tasnet_np.network.layers import NegativeSISNR
 from tasnet_np.ops import OPS
 from tasnet_np.ops.cases import CASES
-from tasnet_np.training.optimisers import SGD, Adam, HalveOnPlateau, clip_gradients
+from tasnet_np.ops.gradcheck import relative_error, upstream
+from tasnet_np.optimisation.optimisers import SGD, Adam, HalveOnPlateau, clip_gradients
 
 TOLERANCES = {np.float32: (1e-5, 1e-4), np.float64: (1e-9, 1e-9)}  # forward, gradients
 

@@ -8,9 +8,9 @@ import pytest
 
 from tasnet_np import ops
 from tasnet_np.compute.cpu import get_threads, set_threads
-from tasnet_np.network.gradcheck import TOLERANCE, check_gradients, check_op, relative_error, upstream
 from tasnet_np.ops import OPS, tcn_block_cpu
 from tasnet_np.ops.cases import CASES
+from tasnet_np.ops.gradcheck import TOLERANCE, check_gradients, check_op, relative_error, upstream
 from tasnet_np.ops.norms import cumulative_layer_norm_backward_ref, global_layer_norm_backward_ref
 
 FLOAT32 = 1e-5  # largest error of a float32 kernel, relative to the largest value

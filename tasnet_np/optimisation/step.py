@@ -7,7 +7,7 @@ read for the log.
 """
 
 from tasnet_np.compute.arrays import Inputs, recorded
-from tasnet_np.training.updates import clip_gradients
+from tasnet_np.optimisation.updates import clip_gradients
 
 
 class Step:

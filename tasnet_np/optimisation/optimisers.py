@@ -10,8 +10,8 @@ import math
 import numpy as np
 
 from tasnet_np.compute.arrays import move, place_of, write, zeros_for_each
-from tasnet_np.training import updates
-from tasnet_np.training.updates import clip_gradients
+from tasnet_np.optimisation import updates
+from tasnet_np.optimisation.updates import clip_gradients
 
 __all__ = ["SGD", "Adam", "HalveOnPlateau", "WeightAverage", "clip_gradients", "warm_up_and_cosine"]
 
