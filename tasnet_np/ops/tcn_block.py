@@ -252,18 +252,15 @@ def _inference_on_gpu(x, skips, blocks):
 
 
 def _inference_on_cpu(x, skips, blocks):
-    folded = [_folded_block(x, skips, *arrays, **settings) for arrays, settings in blocks]
+    folded = [_folded_block(Streams(x, skips), arrays, **settings) for arrays, settings in blocks]
     x, skips = (np.array(array.transpose(0, 2, 1), order="C") for array in (x, skips))
     for i in range(len(x)):
         tcn_blocks_inference_cpu(Streams(x[i], skips[i]), folded)
     return _channels_first(x), _channels_first(skips)
 
 
-def _folded_block(
-    x, skips, we, be, alpha1, gamma1, beta1, wd, bd, alpha2, gamma2, beta2, ws, bs, wr=None, br=None,
-    *, norm, dilation=1, lookahead=0, eps=EPS,
-):  # fmt: skip
-    inner, ends = (we, be, alpha1, gamma1, beta1, wd, bd, alpha2), Ends(gamma2, beta2, ws, bs, wr, br)
-    _check((x, skips), inner, ends, dilation, lookahead)
+def _folded_block(streams, arrays, *, norm, dilation=1, lookahead=0, eps=EPS):
+    inner, ends = arrays[:8], Ends(*arrays[8:])  # up to alpha2, and from gamma2 on
+    _check(streams, inner, ends, dilation, lookahead)
     weights = _kernel_weights(inner, *_folded(ends))
-    return Folded(weights, CODES[norm], eps, _reach(wd.shape[1], dilation, lookahead))
+    return Folded(weights, CODES[norm], eps, _reach(len(weights.wd), dilation, lookahead))

@@ -80,8 +80,8 @@ class Ends(NamedTuple):
     beta2: np.ndarray  # (H,)
     ws: np.ndarray  # (Sc, H)
     bs: np.ndarray  # (Sc,)
-    wr: np.ndarray  # (C, H); None in the last block
-    br: np.ndarray  # (C,)
+    wr: np.ndarray | None = None  # (C, H); None in the last block
+    br: np.ndarray | None = None  # (C,)
 
 
 class Folded(NamedTuple):
