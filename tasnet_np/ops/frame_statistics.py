@@ -1,6 +1,6 @@
-"""What the norms know about every frame: the words that their kernels share, on the CPU and on the GPU.
+"""Statistics of every frame: the arrays that the norms' kernels share, on the CPU and on the GPU.
 
-norms.py has the formulas. Any of its three norms is, for a frame t, a mean m[t] and a factor r[t].
+norms.py has the formulas. Each of its three norms gives a frame t a mean m[t] and a factor r[t].
 """
 
 from typing import NamedTuple
@@ -17,21 +17,24 @@ CODES = {
 
 
 class Sums(NamedTuple):
-    """Over the channels of every frame: forward of x and x^2; backward of g and g xhat, where g has the factor r."""
+    """Two sums over the channels of each frame.
+
+    Forward they are of x and x^2. Backward they are of g and g xhat, where g already has the factor r.
+    """
 
     s: np.ndarray
     q: np.ndarray
 
 
 class Statistics(NamedTuple):
-    """Of every frame: the mean m, and r = 1 / sqrt(v + eps)."""
+    """The mean m of every frame, and its factor r = 1 / sqrt(v + eps)."""
 
     m: np.ndarray
     r: np.ndarray
 
 
 class Spread(NamedTuple):
-    """What the gradients of m and r add to that of every frame's x: A + x D."""
+    """What a frame's x gets through m and r: they add A + x D to its gradient. D is the 2 D of norms.py."""
 
     A: np.ndarray
     D: np.ndarray
