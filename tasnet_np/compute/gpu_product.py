@@ -154,7 +154,8 @@ def _kernel(
 
         dtype = outputs[0].dtype
         zero = dtype.type(0)
-        if ALIGNS:  # a read of four numbers must start at 16 bytes; the numba.cuda inside numba has no such option
+        # A read of four numbers must start at a multiple of 16 bytes. The numba.cuda inside numba has no such option.
+        if ALIGNS:
             tile_l = cuda.shared.array(LEFT_TILES, dtype, 16)
             tile_r = cuda.shared.array(RIGHT_TILES, dtype, 16)
         else:
