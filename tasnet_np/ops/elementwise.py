@@ -28,9 +28,18 @@ import numpy as np
 
 from tasnet_np.compute.arrays import by_place, empty, run, run_backward, sizes
 from tasnet_np.compute.cpu import cpu_kernel
-from tasnet_np.compute.gpu import THREADS, block_sum, cuda, cuda_kernel, sum_parts, tiles
-
-BLOCKS = 512  # most blocks of threads of a kernel that sums over all elements
+from tasnet_np.ops.elementwise_cuda import (
+    multiply_backward_cuda,
+    multiply_forward_cuda,
+    prelu_backward_cuda,
+    prelu_forward_cuda,
+    relu_backward_cuda,
+    relu_forward_cuda,
+    sigmoid_backward_cuda,
+    sigmoid_forward_cuda,
+    softmax_backward_cuda,
+    softmax_forward_cuda,
+)
 
 
 def relu_forward_ref(x):
@@ -164,152 +173,6 @@ def _multiply_backward_cpu(da, db, dy, a, b):
             db[i] += upstream[i] * mask[i]
 
 
-@cuda_kernel
-def _relu_forward_elements_cuda(y, x):
-    i = cuda.grid(1)
-    if i < x.size:
-        y[i] = max(x[i], x.dtype.type(0))
-
-
-@cuda_kernel
-def _relu_backward_elements_cuda(dx, dy, x):
-    i = cuda.grid(1)
-    if i < x.size:
-        dx[i] = dy[i] if x[i] > 0 else x.dtype.type(0)
-
-
-@cuda_kernel
-def _prelu_forward_elements_cuda(y, x, alpha):
-    i = cuda.grid(1)
-    if i < x.size:
-        y[i] = x[i] if x[i] > 0 else alpha[0] * x[i]
-
-
-@cuda_kernel
-def _prelu_backward_blocks_cuda(dx, dalpha, dy, x, alpha):
-    """Makes dx, and each block's part of dalpha (blocks,)."""
-    scratch = cuda.shared.array(THREADS, np.float64)
-    slope, total = alpha[0], 0.0
-    for i in range(cuda.grid(1), x.size, cuda.gridsize(1)):
-        if x[i] > 0:
-            dx[i] = dy[i]
-        else:
-            dx[i] = slope * dy[i]
-            total += np.float64(dy[i]) * np.float64(x[i])
-    total = block_sum(total, scratch)
-    if cuda.threadIdx.x == 0:
-        dalpha[cuda.blockIdx.x] = total
-
-
-@cuda_kernel
-def _sigmoid_forward_cuda(y, x):
-    i = cuda.grid(1)
-    if i < x.size:
-        one = x.dtype.type(1)
-        small = x.dtype.type(math.exp(-abs(x[i])))  # in (0, 1]: never overflows
-        y[i] = (one if x[i] >= 0 else small) / (one + small)
-
-
-@cuda_kernel
-def _sigmoid_backward_cuda(dx, dy, y):
-    i = cuda.grid(1)
-    if i < y.size:
-        dx[i] = dy[i] * y[i] * (y.dtype.type(1) - y[i])
-
-
-@cuda_kernel
-def _softmax_forward_cuda(y, x):
-    i, b = cuda.grid(1), cuda.blockIdx.y
-    S, n = x.shape[1], x.shape[2]
-    if i < n:
-        largest = x[b, 0, i]
-        for s in range(1, S):
-            largest = max(largest, x[b, s, i])
-        total = y.dtype.type(0)
-        for s in range(S):
-            y[b, s, i] = math.exp(x[b, s, i] - largest)
-            total += y[b, s, i]
-        for s in range(S):
-            y[b, s, i] /= total
-
-
-@cuda_kernel
-def _softmax_backward_cuda(dx, dy, y):
-    i, b = cuda.grid(1), cuda.blockIdx.y
-    S, n = y.shape[1], y.shape[2]
-    if i < n:
-        total = y.dtype.type(0)
-        for s in range(S):
-            total += dy[b, s, i] * y[b, s, i]
-        for s in range(S):
-            dx[b, s, i] = y[b, s, i] * (dy[b, s, i] - total)
-
-
-@cuda_kernel
-def _multiply_forward_cuda(y, a, b):
-    i, sample = cuda.grid(1), cuda.blockIdx.y
-    if i < b.shape[1]:
-        for s in range(a.shape[1]):
-            y[sample, s, i] = a[sample, s, i] * b[sample, i]
-
-
-@cuda_kernel
-def _multiply_backward_cuda(da, db, dy, a, b):
-    i, sample = cuda.grid(1), cuda.blockIdx.y
-    if i < b.shape[1]:
-        total = b.dtype.type(0)
-        for s in range(a.shape[1]):
-            da[sample, s, i] = dy[sample, s, i] * b[sample, i]
-            total += dy[sample, s, i] * a[sample, s, i]
-        db[sample, i] = total
-
-
-def _each_element(kernel):
-    """A function that launches the kernel with one thread per element. Its arrays have one shape."""
-
-    def launch(*arrays):
-        kernel[tiles(arrays[0].size), THREADS](*(array.reshape(-1) for array in arrays))
-
-    return launch
-
-
-def _each_entry(kernel):
-    """A function that launches the kernel on arrays (B, S, size) or (B, size).
-
-    Each of B * size threads takes one entry, for all S sources.
-    """
-
-    def launch(*arrays):
-        B, _, size = arrays[0].shape
-        kernel[(tiles(size), B), THREADS](*arrays)
-
-    return launch
-
-
-def _prelu_forward_cuda(y, x, alpha):
-    _prelu_forward_elements_cuda[tiles(x.size), THREADS](y.reshape(-1), x.reshape(-1), alpha)
-
-
-def _prelu_backward_cuda(dx, dalpha, dy, x, alpha):
-    blocks = min(BLOCKS, tiles(x.size))
-    parts = empty((blocks,), like=x, dtype=np.float64)
-    flat = (array.reshape(-1) for array in (dy, x))
-    _prelu_backward_blocks_cuda[blocks, THREADS](dx.reshape(-1), parts, *flat, alpha)
-    sum_parts(dalpha, parts)
-
-
-def _relu_forward_cuda(x):
-    y = empty(x.shape, like=x)
-    _each_element(_relu_forward_elements_cuda)(y, x)
-    return y
-
-
-def _relu_backward_cuda(dy, x):
-    dx = empty(x.shape, like=x)
-    _each_element(_relu_backward_elements_cuda)(dx, dy, x)
-    return (dx,)
-
-
 def _flat(x):
     """One row per sample: (B, size)."""
     return x.reshape(len(x), -1)
@@ -332,7 +195,7 @@ def relu_forward(x: np.ndarray) -> tuple[np.ndarray, tuple]:
     y : ndarray, shape of x
     cache : tuple
     """
-    return by_place(x, relu_forward_ref, _relu_forward_cuda)(x), (x,)
+    return by_place(x, relu_forward_ref, relu_forward_cuda)(x), (x,)
 
 
 def relu_backward(dy: np.ndarray, cache: tuple) -> tuple[np.ndarray, ...]:
@@ -349,7 +212,7 @@ def relu_backward(dy: np.ndarray, cache: tuple) -> tuple[np.ndarray, ...]:
     dx : ndarray, of the same shape
     """
     (x,) = cache
-    return by_place(x, relu_backward_ref, _relu_backward_cuda)(dy, x)
+    return by_place(x, relu_backward_ref, relu_backward_cuda)(dy, x)
 
 
 def prelu_forward(x: np.ndarray, alpha: np.ndarray) -> tuple[np.ndarray, tuple]:
@@ -373,7 +236,7 @@ def prelu_forward(x: np.ndarray, alpha: np.ndarray) -> tuple[np.ndarray, tuple]:
     """
     sizes("", x=(x.reshape(-1), "n"), alpha=(alpha, "1"))
     y = empty(x.shape, like=x)
-    run(_prelu_forward_cpu, _prelu_forward_cuda, (_flat(y),), (_flat(x),), (alpha,))
+    run(_prelu_forward_cpu, prelu_forward_cuda, (_flat(y),), (_flat(x),), (alpha,))
     return y, (x, alpha)
 
 
@@ -394,7 +257,7 @@ def prelu_backward(dy: np.ndarray, cache: tuple) -> tuple[np.ndarray, ...]:
     x, alpha = cache
     dx = empty(x.shape, like=x)
     inputs = _flat(dy), _flat(x)
-    _, dalpha = run_backward(_prelu_backward_cpu, _prelu_backward_cuda, _flat(dx), [(1,)], inputs, (alpha,))
+    _, dalpha = run_backward(_prelu_backward_cpu, prelu_backward_cuda, _flat(dx), [(1,)], inputs, (alpha,))
     return dx, dalpha
 
 
@@ -417,7 +280,7 @@ def sigmoid_forward(x: np.ndarray) -> tuple[np.ndarray, tuple]:
     """
     sizes("", x=(x.reshape(-1), "n"))
     y = empty(x.shape, like=x)
-    run(_sigmoid_forward_cpu, _each_element(_sigmoid_forward_cuda), (_flat(y),), (_flat(x),))
+    run(_sigmoid_forward_cpu, sigmoid_forward_cuda, (_flat(y),), (_flat(x),))
     return y, (y,)
 
 
@@ -436,7 +299,7 @@ def sigmoid_backward(dy: np.ndarray, cache: tuple) -> tuple[np.ndarray, ...]:
     """
     (y,) = cache
     dx = empty(y.shape, like=y)
-    run(_sigmoid_backward_cpu, _each_element(_sigmoid_backward_cuda), (_flat(dx),), (_flat(dy), _flat(y)))
+    run(_sigmoid_backward_cpu, sigmoid_backward_cuda, (_flat(dx),), (_flat(dy), _flat(y)))
     return (dx,)
 
 
@@ -460,7 +323,7 @@ def softmax_forward(x: np.ndarray) -> tuple[np.ndarray, tuple]:
     """
     sizes("", x=(x, "B S C T"))
     y = empty(x.shape, like=x)
-    run(_softmax_forward_cpu, _each_entry(_softmax_forward_cuda), (_per_source(y),), (_per_source(x),))
+    run(_softmax_forward_cpu, softmax_forward_cuda, (_per_source(y),), (_per_source(x),))
     return y, (y,)
 
 
@@ -480,7 +343,7 @@ def softmax_backward(dy: np.ndarray, cache: tuple) -> tuple[np.ndarray, ...]:
     (y,) = cache
     dx = empty(y.shape, like=y)
     inputs = _per_source(dy), _per_source(y)
-    run(_softmax_backward_cpu, _each_entry(_softmax_backward_cuda), (_per_source(dx),), inputs)
+    run(_softmax_backward_cpu, softmax_backward_cuda, (_per_source(dx),), inputs)
     return (dx,)
 
 
@@ -546,7 +409,7 @@ def multiply_forward(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, tuple]:
     sizes("", a=(a, "B S C T"), b=(b, "B C T"))
     y = empty(a.shape, like=a)
     inputs = _per_source(a), _flat(b)
-    run(_multiply_forward_cpu, _each_entry(_multiply_forward_cuda), (_per_source(y),), inputs)
+    run(_multiply_forward_cpu, multiply_forward_cuda, (_per_source(y),), inputs)
     return y, (a, b)
 
 
@@ -567,5 +430,5 @@ def multiply_backward(dy: np.ndarray, cache: tuple) -> tuple[np.ndarray, ...]:
     a, b = cache
     da, db = empty(a.shape, like=a), empty(b.shape, like=b)
     outputs, inputs = (_per_source(da), _flat(db)), (_per_source(dy), _per_source(a), _flat(b))
-    run(_multiply_backward_cpu, _each_entry(_multiply_backward_cuda), outputs, inputs)
+    run(_multiply_backward_cpu, multiply_backward_cuda, outputs, inputs)
     return da, db
