@@ -4,7 +4,7 @@
     model = ConvTasNet(config)
     speech, noise = model.forward(mixture)[0]
 
-The reading order is in README.md; `tasnet_np.ops` is where the mathematics is.
+README.md has the tree in reading order; `tasnet_np.ops` is where the mathematics is.
 """
 
 from tasnet_np.blas import choose_kernels
