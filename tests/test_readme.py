@@ -244,8 +244,8 @@ def test_the_subcommands_are_those_of_the_command_line(capsys):
 
 
 def test_every_option_named_is_there(capsys):
-    """Options that a sentence names, such as `train --non-causal` or `--memory-seconds`."""
-    helps = {}
+    """Options that a sentence names, such as `train --non-causal`, of a command or of a benchmark."""
+    helps = {"benchmarks": "".join(path.read_text() for path in ROOT.glob("tests/benchmarks/*.py"))}
     for name in SUBCOMMANDS:
         with pytest.raises(SystemExit):
             main([name, "--help"])
