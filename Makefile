@@ -11,9 +11,9 @@ TOOK = @s=$$(($$(date +%s) - $(STARTED))); echo "make $@ took $$((s / 60)) min $
 QUICK = tests/test_house.py tests/test_readme.py tests/test_safe_files.py tests/ops tests/sound tests/corpus \
   tests/compute/test_cpu.py tests/compute/test_blas.py tests/compute/test_product.py \
   tests/network/test_gradcheck.py tests/network/test_layers.py tests/network/test_model.py \
-  tests/network/test_checkpoint.py tests/network/test_pretrained.py tests/network/test_streaming.py \
+  tests/network/test_checkpoint.py tests/network/test_pretrained.py tests/streaming/test_streamer.py \
   tests/training/test_recipe.py tests/training/test_clock.py tests/training/test_run_log.py \
-  tests/training/test_run_folder.py tests/training/test_optimisers.py tests/training/test_evaluation.py \
+  tests/training/test_run_folder.py tests/optimisation/test_optimisers.py tests/training/test_evaluation.py \
   tests/listening/test_pcm_stream.py tests/listening/test_denoise.py tests/reports/test_plots.py \
   tests/commands/test_commands.py::test_no_command_waits_for_what_another_one_imports \
   tests/commands/test_commands.py::test_prepare_prints_writes_and_draws \

@@ -16,7 +16,7 @@ from tasnet_np.network.checkpoint import load, save
 from tasnet_np.network.config import Config
 from tasnet_np.network.execution import ConvTasNet
 from tasnet_np.network.layers import NegativeSISNR
-from tasnet_np.network.streaming import Streamer
+from tasnet_np.streaming.streamer import Streamer
 
 __version__ = "0.1.0"
 __all__ = ["Config", "ConvTasNet", "NegativeSISNR", "Streamer", "UserError", "load", "save"]

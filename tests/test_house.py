@@ -14,15 +14,15 @@ FILES = {path.relative_to(ROOT).as_posix(): path.read_text() for path in ROOT.gl
 
 # A room imports only from itself and from those before it. A module beside the rooms is a room of its own.
 ORDER = (
-    "errors safe_files blas compute ops network __init__ optimisation sound corpus training listening reports commands "
-    "__main__"
+    "errors safe_files blas compute ops network streaming __init__ optimisation sound corpus training listening "
+    "reports commands __main__"
 ).split()
 KERNELS = {"cpu_kernel", "cpu_function", "cuda_kernel", "cuda_function"}  # decorators
 ARGUMENTS = 8  # of a kernel, at most
 PLACES_OF_CUDA_KERNELS = ("tasnet_np/compute/", "tasnet_np/ops/", "tasnet_np/optimisation/updates.py")
 KNOWS_WHERE = {"CudaArray", "_on_gpu", "is_cuda_array", "__cuda_array_interface__"}
 LINES_OF_A_FILE = 500
-LINES_OF_A_ROOM = 1650  # but for ops/, which has a file for every op
+LINES_OF_A_ROOM = 1500  # but for ops/, which has a file for every op
 
 
 @cache
@@ -233,7 +233,7 @@ BROKEN = {
         "tasnet_np/network/layers.py": "",
     }),
     "a kernel with nine arguments": (wide_kernels, {
-        "tasnet_np/network/streaming_cpu.py": "@cpu_kernel\n" + WIDE.format(name="hop"),
+        "tasnet_np/streaming/streamer_cpu.py": "@cpu_kernel\n" + WIDE.format(name="hop"),
     }),
     "a decorator with a module and arguments": (wide_kernels, {
         "tasnet_np/compute/arrays.py": "@gpu.cuda_kernel(cache=True)\n" + WIDE.format(name="fill"),

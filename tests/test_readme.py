@@ -15,7 +15,7 @@ import soundfile
 
 from tasnet_np import __version__
 from tasnet_np.commands.main import main
-from tasnet_np.compute.gpu_product import EACH
+from tasnet_np.compute.gpu_product import SIDE
 from tasnet_np.listening.denoise import WHOLE_BYTES
 from tasnet_np.ops.tcn_block_cpu import CHUNK
 from tasnet_np.sound.metrics import si_snr
@@ -373,7 +373,7 @@ def test_a_table_without_a_command_is_noticed():
 def test_the_figures_about_kernels_are_those_of_the_code():
     text = DOCUMENTS["tasnet_np/compute/README.md"]
     assert f"{CHUNK} frames at a time" in text
-    assert f"{EACH} x {EACH} results per thread" in text
+    assert f"{SIDE} x {SIDE} results per thread" in text
     assert WHOLE_BYTES == 1 << 30 and "more than 1 GiB" in text
 
 

@@ -41,7 +41,7 @@ BROKEN = {  # what is broken under each tutorial
     "13_si_snr": "ops.si_snr:si_snr_backward",
     "14_optimizers": "optimisation.optimisers:Adam.step",
     "15_training": "optimisation.optimisers:Adam.step",
-    "16_real_time": "network.streaming:Streamer.process",
+    "16_real_time": "streaming.streamer:Streamer.process",
     "17_numba": "ops.depthwise:depthwise_forward",
     "18_cuda": "ops.norms:cumulative_layer_norm_forward_ref",
     "19_bug_museum": "ops.norms:cumulative_layer_norm_forward",

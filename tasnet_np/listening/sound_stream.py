@@ -13,9 +13,9 @@ import math
 import numpy as np
 
 from tasnet_np.network.config import SOURCES
-from tasnet_np.network.streaming import Streamer
 from tasnet_np.sound.level import RunningLevel
 from tasnet_np.sound.resampling import Resampler
+from tasnet_np.streaming.streamer import Streamer
 
 
 class SoundStream:

@@ -36,8 +36,8 @@ import numpy as np
 
 from tasnet_np.network.config import SOURCES
 from tasnet_np.network.execution import ConvTasNet
-from tasnet_np.network.streaming_cpu import RELU, SIGMOID, SOFTMAX, Plan, Room, State, Weights, stream
 from tasnet_np.ops.frame_statistics import EPS
+from tasnet_np.streaming.streamer_cpu import RELU, SIGMOID, SOFTMAX, Plan, Room, State, Weights, stream
 
 TOGETHER = 8  # most frames that are computed together
 ENDLESS = 1 << 62  # the length, in frames, of a stream whose end is not known yet
