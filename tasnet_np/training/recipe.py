@@ -34,10 +34,13 @@ class Recipe:
     average: float = 0.99  # decay of the moving average of the weights, which is what is kept; 0: none
     noise_weight: float = 1.0  # of the noise's SI-SNR in the loss; the speech's is 1
     mixture_weight: float = 0.0  # of the SI-SNR of the estimates' sum against the mixture
-    noises: int = 1  # from here on as in augment.Augmentation
+    noises: int = 1  # from here on as in augmentation.Augmentation
+    babble: float = 0.0
+    synthetic: float = 0.0
     gain_db: float = 0.0
     speed: float = 0.3
     colour: float = 0.375
+    equaliser: float = 0.0
     polarity: float = 0.5
     band_limit: float = 0.0
     room: float = 0.0
