@@ -18,6 +18,8 @@ RECIPE = [  # the defaults in brackets are those of recipe.Recipe; a test compar
     ("average", float, "decay of the moving average of the weights; 0 for none (0.99)"),
     ("noise-weight", float, "of the noise in the loss; the speech's is 1 (1.0)"),
     ("mixture-weight", float, "of the estimates' sum against the mixture, in the loss (0.0)"),
+    ("ceiling-db", float, "bound that SI-SNR comes near, but does not pass (80.0)"),
+    ("stft-weight", float, "of the likeness of spectra; that of SI-SNR is 1; on the CPU only (0.0)"),
     ("noises", int, "most noises at once (1)"),
     ("babble", float, "probability of a noise made of many voices (0.0)"),
     ("synthetic", float, "probability of a noise that is no recording (0.0)"),
@@ -47,7 +49,7 @@ def add(commands):
     added.add_argument("--rooms", metavar="DIR", help="room impulse responses, for --room")
     added.add_argument("--manifest", metavar="FILE", help="what tasnet-np prepare wrote, instead of folders")
     added.add_argument("--out", metavar="RUN", required=True, help="folder for the run")
-    added.add_argument("--preset", help="small, paper or origin (small)")
+    added.add_argument("--preset", help="small, wide, paper or origin (small)")
     added.add_argument(
         "--non-causal",
         action="store_true",

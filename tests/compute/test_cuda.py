@@ -168,6 +168,13 @@ def test_ops_of_the_cpu_say_so(name):
 
 
 @needs_gpu
+def test_a_recipe_whose_loss_is_for_the_cpu_is_refused_before_the_first_step():
+    model = ConvTasNet(reduced(PRESETS["small"])).to("cuda")
+    with pytest.raises(UserError, match="train with --device cpu"):
+        Trainer(model, Recipe(stft_weight=0.5))
+
+
+@needs_gpu
 @pytest.mark.parametrize("norm", ["global_layer_norm", "cumulative_layer_norm", "channel_layer_norm"])
 def test_a_norm_over_more_tiles_of_frames_than_a_block_has_threads(norm):
     T = THREADS * (THREADS + 1) + 3 if SIMULATED else 5 * THREADS + 3
