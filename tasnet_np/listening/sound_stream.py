@@ -14,10 +14,10 @@ import numpy as np
 
 from tasnet_np.errors import UserError
 from tasnet_np.network.config import SOURCES
-from tasnet_np.network.streaming import Streamer
 from tasnet_np.sound.channels import MOST_CHANNELS
 from tasnet_np.sound.level import RunningLevel
 from tasnet_np.sound.resampling import Resampler, check_sound_rate
+from tasnet_np.streaming.streamer import Streamer
 
 
 class SoundStream:
