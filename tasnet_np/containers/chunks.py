@@ -25,10 +25,8 @@ WAV_BLOCKS = (0x02, 0x11, 0x31)  # kinds of samples that are coded in blocks
 WAV_MP3 = b"\x55\x00"  # the kind of samples that are an MP3 stream
 AIFF_PCM = (b"NONE", b"twos", b"sowt", b"raw ", b"in24", b"in32", b"23ni", b"fl32", b"FL32", b"fl64", b"FL64")
 AIFF_LAW = (b"ulaw", b"ULAW", b"alaw", b"ALAW")  # a sample has one byte, whatever the header says
-AIFF_CODED = {
-    b"DWVW": 16,
-    b"GSM ": 159,
-}  # codings whose header gives the length, and samples that may pad the end
+# Codings whose header gives the length, and the number of samples that may pad the end.
+AIFF_CODED = {b"DWVW": 16, b"GSM ": 159}
 AU_SAMPLE_BYTES = {1: 1, 2: 1, 3: 2, 4: 3, 5: 4, 6: 4, 7: 8, 27: 1}  # by coding
 
 
@@ -121,22 +119,21 @@ def chunk_parts(stretch, kind):
     if header is None:
         return [], stretch.end
     frame = _frame_bytes(kind, header.form)
+    if kind == "CAF" and not frame:  # coded in packets, of which there is a table
+        return [Part(((stretch.start, stretch.end),))], stretch.end
     count = _sound_bytes(stretch, container, header, frame)
     stop = header.begin + count
     following = _following(stretch, container, stop) or stretch.end
     if container.size_bytes == 4 and kind != "RF64" and count > LARGEST_SIZE:
         return _large_parts(stretch, container, header, frame, count), following
-    if (
-        count == header.stated and following == stretch.end and kind != "W64"
-    ):  # libsndfile takes W64's chunks for sound
-        stop = stretch.end
+    if count == header.stated and following == stretch.end and kind != "W64":
+        stop = stretch.end  # but of W64, where libsndfile takes the chunks after the samples for sound
     frames, surplus, tail, patches = None, 0, 0, ()
     if kind == "AIFF" and header.form[18:22] in AIFF_CODED:
         frames, surplus = int.from_bytes(header.form[2:6], "big"), AIFF_CODED[header.form[18:22]]
         frames = 0 if is_placeholder(frames) else frames
-        patches = (
-            (header.form_place + 2 - stretch.start, b"\x7f\xff\xff\xff"),
-        )  # libsndfile would stop there
+        no_limit = b"\x7f\xff\xff\xff"  # libsndfile would stop at the number in the header
+        patches = ((header.form_place + 2 - stretch.start, no_limit),)
     if container.form == b"fmt " and header.form[:2] == WAV_MP3:
         frames, tail = mp3_length(replace(stretch, start=header.begin, end=header.begin + count))
         stop, surplus = header.begin + count, 0 if frames is None else ENDLESS

@@ -20,18 +20,15 @@ KBPS = {  # by the first version or a later one, and by the layer
     (False, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
     (False, 3): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
-RATES = {
-    3: (44100, 48000, 32000),
-    2: (22050, 24000, 16000),
-    0: (11025, 12000, 8000),
-}  # Hz, by the version's bits
+RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}  # Hz, by the version
 TAG = re.compile(rb"Xing|Info|VBRI")
-HEAD = 64  # bytes of a frame that show whether it is a tag with the number of frames
+HEAD = 192  # bytes of a frame in which a tag has what is needed here
+SMALLEST_FRAME, LARGEST_FRAME = 24, 1441  # bytes
 MOST_JUNK = 1 << 24  # bytes between frames, such as pictures in tags
 AT_ONCE = 1 << 18  # bytes that are read to count frames
 
 
-def mp3_parts(stretch):
+def mp3_parts(stretch, thorough=False):
     """The parts of an MP3 file: its runs of frames without anything between them.
 
     A tag in the first frame gives the number of frames, and how many samples the encoder added. Without one libsndfile
@@ -42,6 +39,8 @@ def mp3_parts(stretch):
     ----------
     stretch : Stretch
         From the place on from which frames are looked for.
+    thorough : bool
+        Count the frames even where the bytes are as many as a tag says.
 
     Returns
     -------
@@ -56,17 +55,19 @@ def mp3_parts(stretch):
     """
     frames = replace(stretch, end=before_tags(stretch))
     tag = _tag(frames.at(frames.start, HEAD))
-    if tag and tag.is_known and tag.bytes == frames.end - frames.start:
-        return [Part(((frames.start, frames.end),))], stretch.end  # what it says is right
+    fits = tag and tag.frames_place and tag.bytes == frames.end - frames.start
+    fits = fits and SMALLEST_FRAME * tag.frames <= tag.bytes <= LARGEST_FRAME * (tag.frames + 1)
     parts, group = [], []
-    for run in _runs(frames, frames.start):
+    for run in _runs(frames, frames.start) if thorough or not fits else ():
         if run.tag and group:
             parts += _parts_of_runs(stretch.path, group)
             group = []
         group.append(run)
-    if not group:
-        raise UserError(f"{stretch.path}: not readable as audio (no MP3 frames are found); convert it to WAV")
-    return parts + _parts_of_runs(stretch.path, group), stretch.end
+    if group:
+        return parts + _parts_of_runs(stretch.path, group), stretch.end
+    if fits:  # also where frames have no size of their own, which libsndfile finds out
+        return [Part(((frames.start, frames.end),))], stretch.end
+    raise UserError(f"{stretch.path}: not readable as audio (no MP3 frames are found); convert it to WAV")
 
 
 def mp3_length(stretch):
@@ -92,11 +93,23 @@ def mp3_length(stretch):
 
 @dataclass(frozen=True)
 class _Tag:
-    """What the first frame says of all frames, if it is a tag."""
+    """What the first frame says of all frames, if it is a tag, and where in the frame it says so."""
 
-    frames: int  # 0 where it does not say
-    bytes: int  # the same
-    is_known: bool  # to libsndfile
+    frames: int = 0  # 0 where it does not say
+    bytes: int = 0  # the same
+    frames_place: int | None = None  # None where libsndfile does not know this kind of tag
+    bytes_place: int | None = None
+    padding_place: int | None = None  # of 12 bits with the samples that the encoder added at the end
+    padding: bytes = b""  # the two bytes that have them
+
+    def corrected(self, frames, size):
+        """Patches that make it give other numbers, and no padding: where the encoder added that is not known then."""
+        patches = [(self.frames_place, frames.to_bytes(4, "big"))]
+        if self.bytes_place:
+            patches.append((self.bytes_place, size.to_bytes(4, "big")))
+        if self.padding_place:
+            patches.append((self.padding_place, bytes([self.padding[0] & 0xF0, 0])))
+        return tuple(patches)
 
 
 @dataclass(frozen=True)
@@ -113,9 +126,7 @@ class _Run:
 
     def part(self):
         """The frames of sound as a Part."""
-        guessed_from = (self.count + 2) * (
-            self.frame_bytes + 1
-        )  # bytes: libsndfile's guess is not lower then
+        guessed_from = (self.count + 2) * (self.frame_bytes + 1)  # bytes for which libsndfile guesses no less
         tail = max(0, guessed_from - (self.stop - self.sound))
         return Part(((self.sound, self.stop),), tail=tail, frames=self.count * self.samples, surplus=ENDLESS)
 
@@ -129,10 +140,9 @@ def _parts_of_runs(path, runs):
             f"{path}: is truncated ({found * samples} of {promised * samples} samples); copy it again"
         )
     parts = [run.part() for run in runs if run.count]
-    if promised and promised == runs[0].count and tag.is_known:
-        parts[0] = Part(
-            ((runs[0].start, runs[0].stop),)
-        )  # libsndfile leaves out the samples that the encoder added
+    if promised and tag.frames_place and runs[0].count:  # libsndfile leaves out what the encoder added
+        start, stop, count = runs[0].start, runs[0].stop, runs[0].count
+        parts[0] = Part(((start, stop),), () if count == promised else tag.corrected(count, stop - start))
     return parts
 
 
@@ -204,11 +214,23 @@ def _tag(head):
     if not TAG.search(head):
         return None
     if head[36:40] == b"VBRI":
-        return _Tag(int.from_bytes(head[50:54], "big"), int.from_bytes(head[46:50], "big"), False)
+        return _Tag(int.from_bytes(head[50:54], "big"))
     is_mono, is_version_1 = head[3] >> 6 == 3, head[1] >> 3 & 3 == 3
     side = (17 if is_mono else 32) if is_version_1 else (9 if is_mono else 17)
     for place in (4 + side, 6 + side):  # a checksum may come before
         if head[place : place + 4] in (b"Xing", b"Info"):
-            flags, frames, size = (int.from_bytes(head[place + k : place + k + 4], "big") for k in (4, 8, 12))
-            return _Tag(frames if flags & 1 else 0, size if flags & 3 == 3 else 0, True)
+            return _xing(head, place)
     return None
+
+
+def _xing(head, place):
+    """The tag that begins at a place in a frame: flags, and what they say is there."""
+    flags, at = head[place + 7] if len(head) > place + 7 else 0, place + 8
+    places = []
+    for flag, size in ((1, 4), (2, 4), (4, 100), (8, 4)):  # frames, bytes, a table, the quality
+        places.append(at if flags & flag else None)
+        at += size if flags & flag else 0
+    frames, size = (int.from_bytes(head[k : k + 4], "big") if k else 0 for k in places[:2])
+    padding = head[at + 22 : at + 24]
+    has_padding = head[at : at + 4] in (b"LAME", b"Lavc", b"Lavf") and len(padding) == 2
+    return _Tag(frames, size, *places[:2], *((at + 22, padding) if has_padding else ()))

@@ -23,14 +23,14 @@ class Sequential(sf.SoundFile):
         return False
 
 
-def parts_of(path, *, joined=False):
+def parts_of(path, *, thorough=False):
     """The parts of an audio file that libsndfile is to read one after the other.
 
     Parameters
     ----------
     path : Path
-    joined : bool
-        Look through all of a FLAC file for another one joined to it, which takes time.
+    thorough : bool
+        Look through all of a FLAC or MP3 file, which takes time: for one joined to it, and for a wrong tag.
 
     Returns
     -------
@@ -47,16 +47,16 @@ def parts_of(path, *, joined=False):
     with open(path, "rb") as file:
         place, end, parts = 0, os.fstat(file.fileno()).st_size, []
         while place < end:
-            more, following = _parts_of_one(Stretch(file, path, place, end), joined)
-            if place and not more or len(parts) > MOST_PARTS:
-                found = f"has {len(parts)} parts, and what follows them at byte {place} is not known"
-                raise UserError(f"{path}: {found}; convert it to WAV")
+            more, following = _parts_of_one(Stretch(file, path, place, end), thorough)
             parts += more
+            if place and not more or len(parts) > MOST_PARTS:
+                found = f"has {len(parts)} parts up to byte {place}, and is not known from there on"
+                raise UserError(f"{path}: {found}; convert it to WAV")
             place = following
     return parts
 
 
-def _parts_of_one(stretch, joined):
+def _parts_of_one(stretch, thorough):
     """The parts of the file with which a stretch begins, and the place where another one follows."""
     start = after_id3(stretch)
     kind = stretch.kind(start)
@@ -66,12 +66,12 @@ def _parts_of_one(stretch, joined):
     if kind == "AU":
         return au_parts(one)
     if kind == "FLAC":
-        return flac_parts(one, joined)
+        return flac_parts(one, thorough)
     if kind == "OGG":
         return ogg_parts(one)
     head = one.at(start, 2)
     if start > stretch.start or len(head) == 2 and head[0] == 0xFF and head[1] >= 0xE0:
-        return mp3_parts(one)
+        return mp3_parts(one, thorough)
     return [], stretch.end
 
 

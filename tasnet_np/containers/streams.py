@@ -39,7 +39,7 @@ def before_tags(stretch):
     return max(end, stretch.start)
 
 
-def flac_parts(stretch, joined=False):
+def flac_parts(stretch, thorough=False):
     """The part that a FLAC file is.
 
     libsndfile stops at the number of samples in the header, and cannot seek if that is 0. So it is told the largest
@@ -49,8 +49,8 @@ def flac_parts(stretch, joined=False):
     ----------
     stretch : Stretch
         From the file's first byte on.
-    joined : bool
-        Look through all of it for another FLAC file, which takes time.
+    thorough : bool
+        Look through all of it for another FLAC file.
 
     Returns
     -------
@@ -61,7 +61,7 @@ def flac_parts(stretch, joined=False):
     head = stretch.at(stretch.start, 26)
     if len(head) < 26:
         return [], stretch.end
-    following = next(stretch.find(FLAC_FIRST, stretch.start + 8), stretch.end) if joined else stretch.end
+    following = next(stretch.find(FLAC_FIRST, stretch.start + 8), stretch.end) if thorough else stretch.end
     stop = following if following < stretch.end else before_tags(stretch)
     promised = (head[21] & 15) << 32 | int.from_bytes(head[22:26], "big")
     patches = (_flac_count(head[21], FLAC_MOST),)

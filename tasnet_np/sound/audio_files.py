@@ -111,6 +111,7 @@ class AudioFile:
 
     def __init__(self, path, *, header=True):
         self.path, self.note = Path(path), ""
+        self.rate = self.channels = self.frames = self.format = self.subtype = None
         if header:
             promised, parts = [], self._parts()
             for part in parts:
@@ -154,32 +155,31 @@ class AudioFile:
         last = part.frames if part and part.surplus == ENDLESS else stop
         part = flac_up_to(part, stop) if part and part.is_flac else part
         with self._opened(part, True) as opened:
-            begin = max(0, start - MP3_MEMORY) if opened.format == "MP3" else start
+            begin = max(0, start - MP3_MEMORY) if opened.subtype.startswith("MPEG") else start
             if part and part.last_seek is not None:
                 begin = min(begin, part.last_seek)
             try:
                 opened.seek(begin)
-                samples = opened.read(max(0, min(stop, last) - begin), "float32", always_2d=True)[
-                    start - begin :
-                ]
+                samples = opened.read(max(0, min(stop, last) - begin), "float32", always_2d=True)
             except sf.SoundFileError:
                 return None
+        samples = samples[start - begin :]
         return np.ascontiguousarray(samples.T) if len(samples) == stop - start else None
 
     def _passed(self, start, stop):
         """The same, after all blocks before; fewer samples where the file ends before."""
-        pieces = [np.zeros((self.channels, 0), np.float32)]
+        pieces = []
         for place, block in self._blocks(start):
             pieces.append(block[:, max(0, start - place) : max(0, stop - place)])
             if place + block.shape[1] >= stop:
                 break
-        return np.concatenate(pieces, axis=1)
+        return np.concatenate([np.zeros((self.channels, 0), np.float32), *pieces], axis=1)
 
     def _blocks(self, start=0):
         """Yield the place and the samples of each block, but leave out parts that lie before `start`."""
-        frames, parts = 0, self._parts(joined=True)
+        frames, parts = 0, self._parts(thorough=True)
         for part in parts:
-            if part and part.surplus == ENDLESS and frames + part.frames <= start:
+            if self.rate and part and part.surplus == ENDLESS and frames + part.frames <= start:
                 frames += part.frames
                 continue
             with self._opened(part, part is parts[0]) as opened:
@@ -211,9 +211,7 @@ class AudioFile:
         if promised and len(block) <= surplus:
             return
         if promised:
-            self.note = (
-                self.note or f"has more than the {promised} samples that its header promises; all were taken"
-            )
+            self.note = self.note or f"has more than the {promised} samples of its header; all were taken"
         while len(block):
             yield block
             frames += len(block)
@@ -232,7 +230,7 @@ class AudioFile:
         found = f"is truncated, or not readable as audio somewhere after {place} ({reason})"
         return UserError(f"{self.path}: {found}; copy it again")
 
-    def _parts(self, joined=False):
+    def _parts(self, thorough=False):
         """The parts that libsndfile reads one after the other; None for all of a file of another kind."""
         try:
             status = self.path.stat()
@@ -240,7 +238,7 @@ class AudioFile:
                 raise UserError(f"{self.path}: is not a file; give the path of an audio file")
             if status.st_size == 0:
                 raise UserError(f"{self.path}: is empty (0 bytes); copy or download it again")
-            parts = parts_of(self.path, joined=joined) or [None]
+            parts = parts_of(self.path, thorough=thorough) or [None]
         except OSError as error:
             raise UserError(f"{self.path}: cannot be read ({error.strerror}); check the path") from error
         self.note = next((part.note for part in parts if part), "")
