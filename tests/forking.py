@@ -3,6 +3,7 @@
 import os
 import pickle
 import signal
+import traceback
 
 import pytest
 
@@ -10,20 +11,22 @@ can_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system canno
 
 
 def in_child(task, seconds=60):
-    """`task()` as a forked child has it. Its exception comes back as its text."""
+    """`task()` as a forked child has it. Where it fails there, the test fails with the child's traceback."""
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
         signal.alarm(seconds)  # ends the child, whatever it waits for
         try:
-            result = task()
-        except BaseException as error:
-            result = f"{type(error).__name__}: {error}"
-        os.write(writing, pickle.dumps(result))
+            answer = pickle.dumps((task(), None))
+        except BaseException:
+            answer = pickle.dumps((None, traceback.format_exc()))
+        os.write(writing, answer)
         os._exit(0)
     os.close(writing)
-    with os.fdopen(reading, "rb") as answer:
-        data = answer.read()
+    with os.fdopen(reading, "rb") as file:
+        answer = file.read()
     status = os.waitpid(child, 0)[1]
-    assert data, f"the child gave no answer within {seconds} s (status {status})"
-    return pickle.loads(data)
+    assert answer, f"the child gave no answer within {seconds} s (status {status})"
+    result, failure = pickle.loads(answer)
+    assert failure is None, failure
+    return result

@@ -49,10 +49,11 @@ class ConvTasNet(Network):
             raise ValueError('path "reference" is NumPy: it cannot run on cuda; use "ops" or "fused"')
         if device == self.device:
             return self
+        super().to(device)
         self._copies = []
         self._expected = None
         self.device = device
-        return super().to(device)
+        return self
 
     def on_cpu(self):
         """This model if it is on the CPU, else a copy there."""

@@ -36,8 +36,10 @@ class Layer:
 
     def to(self, device):
         """Move all parameters to "cpu" or "cuda", with gradients of 0; return the layer."""
-        self._replace("own_params", move_all(self.params, device))
-        self._replace("own_grads", zeros_for_each(self.params))
+        params = move_all(self.params, device)
+        grads = zeros_for_each(params)  # where there is no room, the layer stays as it was
+        self._replace("own_params", params)
+        self._replace("own_grads", grads)
         return self
 
     def _replace(self, kind, arrays):
