@@ -6,6 +6,7 @@ recording is cut into tiles of frames instead. On a GPU a batch goes through the
 """
 
 import copy
+import threading
 
 import numpy as np
 
@@ -13,12 +14,17 @@ from tasnet_np.compute.arrays import move, place_of
 from tasnet_np.compute.cpu import each, each_in_order, get_threads, over_tiles
 from tasnet_np.network.config import SOURCES
 from tasnet_np.network.model import Network
+from tasnet_np.network.thread_guard import REMEDY, ThreadGuard
 from tasnet_np.ops.tcn_block import tcn_blocks_inference
 from tasnet_np.ops.tcn_block_cpu import TILE
 
 
 class ConvTasNet(Network):
     """The whole network.
+
+    Any number of threads may infer with one model at once, `forward(mixture, keep=False)`. One at a time may train
+    it: while a thread is in `forward`, `backward` or `gradients`, the others get a RuntimeError there, and so does
+    a `backward` whose forward was that of another thread. No thread may infer between a forward and its backward.
 
     Parameters
     ----------
@@ -33,7 +39,8 @@ class ConvTasNet(Network):
         super().__init__(config, seed, dtype, path)
         self.device = "cpu"
         self._copies = []
-        self._expected = None  # the shape of the next backward's argument
+        self._expected = None  # by the next backward: the shape of its argument, and its thread
+        self._guard = ThreadGuard("this model")
 
     @property
     def _example_by_example(self):
@@ -79,9 +86,20 @@ class ConvTasNet(Network):
         Raises
         ------
         ValueError, TypeError : an array of another shape or dtype
+        RuntimeError : with keep=True, while another thread trains this model
         """
         self._check(mixture)
-        self._expected = (len(mixture), len(SOURCES), mixture.shape[1]) if keep else None
+        if not keep:
+            if self._expected and self._expected[1] == threading.get_ident():
+                self._expected = None
+            return self._forward(mixture, keep)
+        with self._guard:
+            self._expected = None
+            sources = self._forward(mixture, keep)
+            self._expected = (len(mixture), len(SOURCES), mixture.shape[1]), threading.get_ident()
+            return sources
+
+    def _forward(self, mixture, keep):
         if self.device == "cuda":
             return move(super().forward(move(mixture, "cuda"), keep), place_of(mixture))
         if not self._example_by_example:
@@ -97,14 +115,21 @@ class ConvTasNet(Network):
 
         Raises
         ------
-        RuntimeError : without a forward (with keep=True) right before it
+        RuntimeError : without a forward (with keep=True) right before it, or one of another thread
         ValueError : a gradient of another shape than the sources
         """
-        if self._expected is None:
-            raise RuntimeError("backward needs a forward (with keep=True) right before it")
-        if dsources.shape != self._expected:
-            raise ValueError(f"dsources must be {self._expected}, like the sources, not {dsources.shape}")
-        self._expected = None
+        with self._guard:
+            if self._expected is None:
+                raise RuntimeError("backward needs a forward (with keep=True) right before it")
+            shape, thread = self._expected
+            if thread != threading.get_ident():
+                raise RuntimeError(f"the last forward of this model was that of another thread; {REMEDY}")
+            if dsources.shape != shape:
+                raise ValueError(f"dsources must be {shape}, like the sources, not {dsources.shape}")
+            self._expected = None
+            return self._backward(dsources)
+
+    def _backward(self, dsources):
         if self.device == "cuda":
             return move(super().backward(move(dsources, "cuda")), place_of(dsources))
         if not self._example_by_example:
@@ -127,15 +152,19 @@ class ConvTasNet(Network):
         loss : a loss that is a mean over the batch, as NegativeSISNR
         mixture : (B, samples);  sources : (B, 2, samples)
         """
-        B = len(mixture)
-        if not self._example_by_example or B == 1:
+        with self._guard:
+            if self._example_by_example and len(mixture) > 1:
+                return self._gradients_by_example(loss, mixture, sources)
             value = loss.forward(self.forward(mixture), sources)
             self.backward(loss.backward())
             return value
+
+    def _gradients_by_example(self, loss, mixture, sources):
         self._check(mixture)
         self._expected = None
+        B = len(mixture)
         idle = self._twins(min(B, get_threads()) + 1)[1:]
-        losses, mine = [], self.grads
+        losses, total = [], {}
 
         def one(i):
             network, own_loss = idle.pop(), copy.copy(loss)
@@ -148,11 +177,14 @@ class ConvTasNet(Network):
 
         def add(result):
             value, grads = result
-            for name, gradient in grads.items():
-                np.add(mine[name] if losses else 0, gradient, out=mine[name])
+            if not losses:
+                total.update(grads)  # new arrays, as from every backward: the sum may be made in them
+            else:
+                _add_all(total, grads)
             losses.append(value)
 
         each_in_order(one, range(B), add)
+        self._replace("own_grads", total)
         return sum(losses) / B
 
     def frames(self, mixture):
@@ -176,8 +208,7 @@ class ConvTasNet(Network):
         """Add the gradients of all examples, in their order, into this network's."""
         mine = self.grads
         for network in networks[1:]:
-            for name, gradient in network.grads.items():
-                np.add(mine[name], gradient, out=mine[name])
+            _add_all(mine, network.grads)
 
     def _infer(self, mixture):
         """`Network.forward` of one example without caches: all threads share its frames, a tile each."""
@@ -210,3 +241,8 @@ class ConvTasNet(Network):
             raise TypeError(f"mixture must be a {self.dtype} array like the model, not {dtype}")
         if len(shape) != 2 or 0 in shape:
             raise ValueError(f"mixture must be (batch, samples), neither of them 0, not {shape}")
+
+
+def _add_all(total, gradients):
+    for name, gradient in gradients.items():
+        np.add(total[name], gradient, out=total[name])

@@ -8,10 +8,12 @@ each backward, never accumulated.
 
 import functools
 import operator
+import threading
 
 import numpy as np
 
 from tasnet_np.compute.arrays import move, move_all, place_of, stack, unstack, zeros_for_each
+from tasnet_np.network.thread_guard import REMEDY
 from tasnet_np.ops import OPS
 from tasnet_np.ops.si_snr import negative_mean
 
@@ -120,6 +122,9 @@ class NegativeSISNR(OpLayer):
         self.with_sum = bool(weights[-1])
         self.weights = weights if self.with_sum else weights[:-1]
         self._weights_by_place = {}
+        self._kept = (
+            None  # for backward: the gradient of the values, the op's cache, and the thread of the forward
+        )
 
     def forward(self, estimate, target, keep=True):
         """estimate, target (B, 2, samples) -> the loss, a float; on a GPU an array (1,) that stays there."""
@@ -127,8 +132,9 @@ class NegativeSISNR(OpLayer):
             raise ValueError(f"{estimate.shape[1]} sources but {self.sources} weights")
         if self.with_sum:
             estimate, target = _with_sum(estimate), _with_sum(target)
-        values = super().forward(estimate, keep=keep, target=target)  # (B, 2 or 3) dB
-        loss, self._dvalues = negative_mean(values, self._weights_beside(values))
+        values, cache = self._forward(estimate, target=target)  # (B, 2 or 3) dB
+        loss, dvalues = negative_mean(values, self._weights_beside(values))
+        self._kept = (dvalues, cache, threading.get_ident()) if keep else None
         return loss
 
     def _weights_beside(self, values):
@@ -140,7 +146,13 @@ class NegativeSISNR(OpLayer):
 
     def backward(self):
         """The gradient of the estimate, (B, 2, samples)."""
-        gradient = super().backward(self._dvalues)
+        if self._kept is None:
+            raise RuntimeError("backward needs a forward (with keep=True) right before it")
+        dvalues, cache, thread = self._kept
+        if thread != threading.get_ident():
+            raise RuntimeError(f"the last forward of this loss was that of another thread; {REMEDY}")
+        self._kept = None
+        (gradient,) = self._backward(dvalues, cache)
         if not self.with_sum:
             return gradient
         *parts, of_sum = unstack(gradient)
