@@ -34,6 +34,7 @@ import numpy as np
 from tasnet_np.network.config import SOURCES
 from tasnet_np.network.streaming_cpu import RELU, SIGMOID, SOFTMAX, Plan, Room, State, Weights, stream
 from tasnet_np.ops.frame_statistics import EPS
+from tasnet_np.sound.bad_samples import LARGEST
 
 TOGETHER = 8  # frames worked on together, at most
 ENDLESS = 1 << 62  # the length in frames of a stream whose end has not come
@@ -46,8 +47,8 @@ class Streamer:
 
     All outputs put together are what `model.forward` gives for all inputs put together, sample for
     sample, whatever the sizes of the pieces. The weights are copied: later training is not seen.
-    Samples that are NaN or infinite are taken as 0 and counted in `replaced`. So are those below -400
-    dBFS, without being counted.
+    Samples that are NaN, infinite or above `bad_samples.LARGEST` are taken as 0 and counted in `replaced`. So are
+    those below -400 dBFS, without being counted.
 
     Parameters
     ----------
@@ -99,7 +100,7 @@ class Streamer:
 
     @property
     def replaced(self):
-        """Samples that were NaN or infinite, since the last reset."""
+        """Samples that were NaN, infinite or absurdly large, since the last reset."""
         return int(self._state.replaced[0])
 
     def reset(self):
@@ -216,6 +217,7 @@ def _plan(c, forgetting):
         forgetting=float(forgetting) if c.norm == "cLN" else 0.0,  # per frame: nothing is remembered
         eps=EPS,
         silent=SILENT,
+        largest=LARGEST,
     )
 
 

@@ -16,6 +16,7 @@ import soundfile as sf
 
 from tasnet_np.errors import UserError
 from tasnet_np.safe_files import atomic_path
+from tasnet_np.sound.bad_samples import check_finite
 from tasnet_np.sound.resampling import check_rate
 
 FORMATS = {  # suffix: format and subtype that `write` uses; `read` goes by the contents of the file
@@ -64,7 +65,7 @@ def read(path):
     Raises
     ------
     UserError
-        The file is missing, not readable, not audio, has no samples, has NaN or infinite samples,
+        The file is missing, not readable, not audio, has no samples, has bad samples (`bad_samples`),
         has a sample rate of 0, or is shorter than its header says (WAV, AIFF, FLAC and MP3; an Ogg
         header gives no length).
     """
@@ -77,8 +78,8 @@ def read(path):
 class AudioFile:
     """An audio file that is read block by block. Each iteration reads it from its beginning.
 
-    An iteration yields arrays (channels, n) of float32 with at most `BLOCK` frames. Their samples may be NaN or
-    infinite.
+    An iteration yields arrays (channels, n) of float32 with at most `BLOCK` frames. Their samples may be
+    bad, see `bad_samples`.
 
     Parameters
     ----------
@@ -152,7 +153,7 @@ class AudioFile:
         Raises
         ------
         UserError
-            The file ends before `stop`, or the samples are not finite.
+            The file ends before `stop`, or some of the samples are bad.
         """
         with self._opened() as opened:
             opened.seek(min(start, opened.frames))
@@ -160,7 +161,7 @@ class AudioFile:
         if samples.shape[1] < stop - start:
             found = f"ends at sample {start + samples.shape[1]}, expected at least {stop}"
             raise UserError(f"{self.path}: {found}; it has changed: prepare the recordings anew")
-        check_finite(self.path, samples)
+        check_finite(self.path, samples, start)
         return samples
 
 
@@ -211,7 +212,7 @@ def write(path, samples, rate, *, format=None, subtype=None):
     Raises
     ------
     UserError
-        The samples have a wrong shape or dtype, are not finite or would clip, the format cannot
+        The samples have a wrong shape or dtype, are not finite, absurdly large or would clip, the format cannot
         hold them, the rate is not above 0, or the file cannot be written.
     """
     path = Path(path)
@@ -289,13 +290,6 @@ def _check_samples(path, samples, subtype):
         raise UserError(f"{path}: peak {peak:.4g} clips in {subtype}; scale to 1 or write FLOAT")
     if subtype == "VORBIS" and samples.ndim == 2 and len(samples) > 255:  # libsndfile crashes
         raise UserError(f"{path}: {len(samples)} channels; Vorbis holds 255, write a WAV file")
-
-
-def check_finite(path, samples):
-    """Refuse NaN and infinity."""
-    bad = samples.size - np.count_nonzero(np.isfinite(samples))
-    if bad:
-        raise UserError(f"{path}: {bad} of {samples.size} samples are NaN or infinite; mend them")
 
 
 def find_audio(folder):
