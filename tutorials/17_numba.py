@@ -28,7 +28,7 @@ import numba
 import numpy as np
 
 from tasnet_np.compute.cpu import each, get_threads, set_threads
-from tasnet_np.network.gradcheck import relative_error
+from tasnet_np.ops.gradcheck import relative_error
 from tasnet_np.network.config import Config
 from tasnet_np.network.execution import ConvTasNet
 from tasnet_np.ops import depthwise

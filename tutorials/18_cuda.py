@@ -34,7 +34,7 @@ import numpy as np
 from matplotlib.patches import Rectangle
 from numba import cuda, float32, float64
 
-from tasnet_np.network.gradcheck import relative_error
+from tasnet_np.ops.gradcheck import relative_error
 from tasnet_np.network.config import Config
 from tasnet_np.ops import elementwise, norms, pointwise
 

@@ -1,12 +1,12 @@
 """Kernels and threads on the CPU.
 
 A CPU kernel is a plain Numba function that works on ONE sample of the batch. It releases Python's lock, so that
-Python's own threads run one sample each. BLAS is held to one thread meanwhile, because two thread pools on the same
-cores wait for each other. Two consequences a reader can rely on:
+several of Python's own threads can each run one sample. Meanwhile BLAS is held to one thread, because two thread pools
+on the same cores wait for each other. Two rules follow:
 
-* a kernel has no batch loop and no races to think about: each call owns what it writes;
-* parameter gradients are written per sample and summed in the order of the samples, so the bits of a
-  result do not depend on the number of threads.
+* a kernel has no loop over the batch, and no races: nothing else writes what a call writes;
+* each sample writes its own gradients of the parameters, and they are summed in the order of the samples. So the bits
+  of a result do not depend on the number of threads.
 
 A process that was forked has none of the threads of its parent. So it begins with a new pool, and nothing that
 another thread held at that moment stays locked in it.
@@ -27,20 +27,20 @@ from tasnet_np.compute.versions import version_of
 
 
 def cpu_kernel(function, inline="never"):
-    """A function compiled by Numba for the CPU, by its first call, and kept on disk."""
+    """A function that Numba compiles for the CPU when it is first called, and keeps on disk."""
     function.__qualname__ += f"_{version_of(function.__module__)}"
-    # 'reassoc' and 'contract' let sums run in vector registers. Unlike fastmath=True they keep NaN and Inf.
+    # 'reassoc' and 'contract' let sums use vector instructions. Unlike fastmath=True they keep NaN and Inf.
     options = {"cache": True, "nogil": True, "fastmath": {"reassoc", "contract"}, "error_model": "numpy"}
     return numba.njit(inline=inline, **options)(function)
 
 
 def cpu_function(function):
-    """A function that CPU kernels call: compiled as a part of each, not by itself and in each once more."""
+    """A function that CPU kernels call. It is compiled as a part of each of them, and not also by itself."""
     return cpu_kernel(function, inline="always")
 
 
 class _CompileListener(numba.core.event.Listener):
-    """Says which kernel Numba is about to compile; what comes from its cache on disk is not compiled."""
+    """Says which kernel Numba is about to compile. Nothing is said of kernels that come from the cache on disk."""
 
     def __init__(self, say):
         self.say = say
@@ -55,29 +55,29 @@ class _CompileListener(numba.core.event.Listener):
 
 
 def announce_compiling(say):
-    """Call `say` with a line of text whenever a kernel has to be compiled."""
+    """From now on, call `say` with a line of text before a kernel is compiled."""
     numba.core.event.register("numba:compile", _CompileListener(say))
 
 
 def keep_freed_memory():
-    """Let this process keep the memory of freed arrays for the next ones, instead of returning it.
+    """Let this process keep the memory of freed arrays for the next arrays, instead of returning it to the system.
 
-    A training step needs the same large arrays every time. Given back to the system, they come again page by
-    page, each page zeroed first, and the step waits for that. The commands call this; a library
-    should not decide it for its user. It has an effect with glibc (Linux) only.
+    A training step needs the same large arrays every time. If their memory went back to the system, the next step
+    would get it page by page, and would wait while the system fills each page with zeros. The commands call this
+    function. A library should not decide it for its user. It has an effect with glibc (Linux) only.
     """
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):
         return
     largest = 2**31 - 1
-    mallopt(-1, largest)  # M_TRIM_THRESHOLD: free memory at the top of the heap that is kept
-    mallopt(-3, largest)  # M_MMAP_THRESHOLD: sizes from which an allocation gets pages of its own
-    mallopt(-8, 1)  # M_ARENA_MAX: one heap for all threads; those of single threads are returned
+    mallopt(-1, largest)  # M_TRIM_THRESHOLD: so much free memory is kept at the top of the heap
+    mallopt(-3, largest)  # M_MMAP_THRESHOLD: an allocation from this size on gets pages of its own
+    mallopt(-8, 1)  # M_ARENA_MAX: one heap for all threads, as heaps of single threads return their memory
 
 
 _threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-_this_thread = threading.local()  # .busy: it works on a task, so that all within the task runs on it
+_this_thread = threading.local()  # .busy: the thread works on a task, and runs everything within it
 
 
 def get_threads():
@@ -183,9 +183,12 @@ def over_samples(kernel, per_sample, shared=()):
 
     Parameters
     ----------
-    kernel : function of one sample; writes only into its own slices
-    per_sample : arrays whose first axis is the batch, outputs first; or NamedTuples of such arrays
-    shared : what every sample gets alike (parameters, sizes); only read
+    kernel : function of one sample
+        Writes only into its own slices.
+    per_sample : sequence of arrays, or of NamedTuples of arrays
+        Their first axis is the batch. Outputs come first.
+    shared : sequence
+        What all samples use (parameters, sizes). It is only read.
     """
     first = per_sample[0]
     samples = len(first[0] if isinstance(first, tuple) else first)
@@ -198,25 +201,25 @@ def _of_sample(group, i):
 
 
 def over_tiles(function, frames, tile, *shared):
-    """[function(start, stop, *shared), ...] for consecutive pieces of at most `tile` frames, in parallel.
+    """[function(start, stop, *shared), ...] for consecutive tiles of at most `tile` frames, in parallel.
 
-    For a batch of one. The pieces do not depend on the number of threads, so neither do the bits.
+    This is for a batch of one. The tiles do not depend on the number of threads. So the bits do not depend on it.
     """
     return each(lambda start: function(start, min(start + tile, frames), *shared), range(0, frames, tile))
 
 
 def each(task, items):
-    """[task(item) for item in items], in parallel. Inside a task, everything else runs on its thread.
+    """[task(item) for item in items], in parallel. A call within a task runs on the thread of that task.
 
-    The calling thread works along, so that only the others have to be woken. A thread takes the next item when
-    it is done with one, so that one on a busy core does less. The longer the tasks, the better: threads that meet
-    often wait for each other.
+    The calling thread does a share of the tasks, so that only the others have to be woken. A thread that has finished
+    an item takes the next one, so that a thread on a busy core does fewer. Long tasks are better than short ones: the
+    threads wait for each other less often.
     """
     if getattr(_this_thread, "busy", False):
         return [task(item) for item in items]
     workers = min(len(items), _threads)
     results = [None] * len(items)
-    left = iter(range(len(items)))  # shared: the lock of Python gives each index to one thread
+    left = iter(range(len(items)))  # shared by the threads: Python's lock gives each index to one of them
 
     def share():
         for i in left:
@@ -237,9 +240,9 @@ def each(task, items):
 
 
 def each_in_order(task, items, add):
-    """Call `add(task(item))` for every item: the tasks in parallel, `add` for one at a time, in their order.
+    """Call `add(task(item))` for every item: the tasks in parallel, the `add`s one by one in the order of the items.
 
-    So a sum has the same bits on any number of threads, and no result waits for longer than for those before it.
+    So a sum has the same bits on any number of threads. A result is added as soon as those before it have been added.
     """
     results, lock, added = {}, threading.Lock(), 0
 

@@ -14,7 +14,6 @@ from tqdm import tqdm
 from tasnet_np.errors import UserError
 from tasnet_np.listening.long_files import LongSeparation, Segments
 from tasnet_np.listening.separate import separate
-from tasnet_np.network.streaming import Streamer
 from tasnet_np.sound.audio_files import (
     FORMATS,
     UNLIMITED,
@@ -26,6 +25,7 @@ from tasnet_np.sound.audio_files import (
     write_blocks,
 )
 from tasnet_np.sound.metrics import without_mean
+from tasnet_np.streaming.streamer import Streamer
 
 WHOLE_BYTES = (
     1 << 30

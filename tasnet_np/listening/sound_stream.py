@@ -13,10 +13,10 @@ import math
 import numpy as np
 
 from tasnet_np.network.config import SOURCES
-from tasnet_np.network.streaming import Streamer
 from tasnet_np.sound.bad_samples import bad_samples
 from tasnet_np.sound.level import RunningLevel
 from tasnet_np.sound.resampling import Resampler
+from tasnet_np.streaming.streamer import Streamer
 
 
 class SoundStream:

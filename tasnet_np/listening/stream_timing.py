@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 
-from tasnet_np.network.streaming import Streamer
+from tasnet_np.streaming.streamer import Streamer
 
 
 class Timing:

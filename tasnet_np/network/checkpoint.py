@@ -2,12 +2,13 @@
 
     header             JSON: format, version, config, dtype, numbers
     model/<name>       the parameters
-    training/<name>    what the training needs to continue (only in a run's own checkpoints)
+    training/<name>    what a training needs in order to continue (only in a run's own checkpoints)
 
-A file does not know where its model was: on a GPU or not. Files are written beside their target and renamed,
-so a crash leaves the previous one. They hold plain arrays only: reading one never runs code
-(`allow_pickle=False`).
+A file does not say whether its model was on a GPU. A file is written beside its target, then renamed, so a crash leaves
+the previous file. It holds plain arrays only. So reading a file never runs code (`allow_pickle=False`).
 """
+
+from __future__ import annotations
 
 import dataclasses
 import json
@@ -34,21 +35,27 @@ class Checkpoint:
 
     model: ConvTasNet
     numbers: dict = field(default_factory=dict)  # of the training
-    arrays: dict = field(default_factory=dict)
+    arrays: dict = field(default_factory=dict)  # of the training, by name
 
 
-def save(model, path, *, numbers=None, arrays=None):
+def save(
+    model: ConvTasNet, path: str | Path, *, numbers: dict | None = None, arrays: dict | None = None
+) -> None:
     """Write a model to an .npz file, atomically.
 
     Parameters
     ----------
     model : ConvTasNet
-    path : file to write
-    numbers, arrays : what a training run adds in order to continue (JSON values; named arrays)
+        On the CPU or a GPU.
+    path : str or Path
+        The file to write.
+    numbers, arrays : dict, optional
+        What a training run needs in order to continue: JSON values and NumPy arrays, by name.
 
     Raises
     ------
-    UserError : the file cannot be written (folder, disk full); a previous file survives
+    UserError
+        The file cannot be written (no such folder, a full disk). A previous file stays as it was.
     """
     header = {
         "format": FORMAT,
@@ -64,17 +71,27 @@ def save(model, path, *, numbers=None, arrays=None):
         np.savez(file, **entries)
 
 
-def load(file, path="fused"):
+def load(file: str | Path, path: str = "fused") -> ConvTasNet:
     """Read a model that `save` wrote.
 
     Parameters
     ----------
-    file : as for `find`
-    path : which kernels the model runs, as in `ConvTasNet`
+    file : str or Path
+        An .npz file; the folder of a training run: its best.npz, or last.npz before there is one; or "pretrained",
+        the model that comes with the package.
+    path : str
+        Which kernels the model runs, as in `ConvTasNet`.
+
+    Returns
+    -------
+    ConvTasNet
+        On the CPU.
 
     Raises
     ------
-    UserError : no such file; a damaged, truncated or foreign one
+    UserError
+        There is no such file, or no model in the folder. The file is damaged, cut short, of another program or of
+        another version.
     """
     return read(file, path).model
 
@@ -84,12 +101,17 @@ def find(file):
 
     Parameters
     ----------
-    file : an .npz file; the folder of a training run: its best.npz, or last.npz before there is one; or
-        "pretrained": the model that comes with the package
+    file : str or Path
+        As for `load`.
+
+    Returns
+    -------
+    Path
 
     Raises
     ------
-    UserError : a folder without a model, or a package without one
+    UserError
+        A folder without a model; a package without one.
     """
     if str(file) == "pretrained":
         if not PRETRAINED.exists():
@@ -107,7 +129,7 @@ def find(file):
 
 
 def read(file, path="fused"):
-    """Read a model together with what a training run stored beside it."""
+    """Read a `Checkpoint`: a model, and what a training run stored with it. Arguments and errors as for `load`."""
     file = find(file)
     entries = read_arrays(file)
     try:
@@ -129,7 +151,8 @@ def read_arrays(file):
 
     Raises
     ------
-    UserError : no such file; a damaged or foreign one
+    UserError
+        There is no such file; it is damaged, or no .npz file.
     """
     try:
         with np.load(file, allow_pickle=False) as archive:

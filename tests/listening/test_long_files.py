@@ -20,9 +20,9 @@ from tasnet_np.listening.separate import separate
 from tasnet_np.network.config import PRESETS
 from tasnet_np.network.execution import ConvTasNet
 from tasnet_np.network.gradcheck import reduced
+from tasnet_np.optimisation.optimisers import Adam
 from tasnet_np.sound import audio_files
 from tasnet_np.sound.audio_files import read
-from tasnet_np.training.optimisers import Adam
 
 RATE = 8000
 REPO = Path(__file__).parents[2]

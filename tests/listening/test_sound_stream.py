@@ -9,9 +9,9 @@ from tasnet_np.listening.sound_stream import SoundStream
 from tasnet_np.network.config import PRESETS
 from tasnet_np.network.execution import ConvTasNet
 from tasnet_np.network.gradcheck import reduced
-from tasnet_np.network.streaming import Streamer
 from tasnet_np.sound.level import fit_level
 from tasnet_np.sound.resampling import resample
+from tasnet_np.streaming.streamer import Streamer
 
 
 def model_of(preset="small", dtype=np.float32):

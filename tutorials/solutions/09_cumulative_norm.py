@@ -15,7 +15,7 @@ import companion
 
 import numpy as np
 
-from tasnet_np.network.gradcheck import check_gradients, relative_error
+from tasnet_np.ops.gradcheck import check_gradients, relative_error
 from tasnet_np.ops.norms import cumulative_layer_norm_backward, cumulative_layer_norm_forward
 
 rng = np.random.default_rng(9)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from tasnet_np.network.config import PRESETS, Config
 from tasnet_np.network.execution import ConvTasNet
 from tasnet_np.network.gradcheck import reduced
-from tasnet_np.network.streaming import TOGETHER, Streamer
 from tasnet_np.ops.frame_statistics import EPS
+from tasnet_np.streaming.streamer import TOGETHER, Streamer
 
 STREAMABLE = ("small", "origin")
 TOLERANCE = {np.float32: 1e-5, np.float64: 1e-10}  # relative to the largest output
