@@ -145,6 +145,8 @@ class ConvTasNet(Network):
             return super().forward(mixture, keep)
         examples = range(len(mixture))
         if not keep:
+            if len(mixture) == 1:  # all threads share its tiles
+                return self._infer(mixture)
             return np.concatenate(each(lambda i: self._infer(mixture[i : i + 1]), examples))
         networks = self._twins(len(mixture))
         return np.concatenate(each(lambda i: Network.forward(networks[i], mixture[i : i + 1]), examples))
