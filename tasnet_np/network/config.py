@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 
 from tasnet_np.ops.tcn_block_cpu import TILE
+from tasnet_np.ranges import Range, shown
 
 NORMS = {
     "gLN": "global_layer_norm",
@@ -14,6 +15,18 @@ NORMS = {
     "channel": "channel_layer_norm",
 }
 SOURCES = ("speech", "noise")  # C in the paper: two sources, always in this order
+SIZES = {  # far beyond the presets; what asks for more is no architecture, but a damaged file or a slip
+    "sample_rate": Range(1, 768_000, whole=True),
+    "filters": Range(1, 1 << 14, whole=True),
+    "filter_length": Range(1, 1 << 14, whole=True),
+    "bottleneck": Range(1, 1 << 14, whole=True),
+    "hidden": Range(1, 1 << 14, whole=True),
+    "skip": Range(1, 1 << 14, whole=True),
+    "kernel": Range(1, 1 << 10, whole=True),
+    "blocks": Range(1, 20, whole=True),
+    "repeats": Range(1, 100, whole=True),
+}
+MOST_VALUES = 32_000_000  # of all parameters, and of all that a stream remembers; `paper` has 5 million
 
 
 @dataclass(frozen=True)
@@ -45,7 +58,7 @@ class Config:
     def preset(cls, name):
         """`small` (laptop default), `paper` (its best model) or `origin` (16 kHz, 32 ms look-ahead)."""
         if name not in PRESETS:
-            raise ValueError(f"no preset {name!r}: choose one of {', '.join(PRESETS)}")
+            raise ValueError(f"no preset {shown(name)}: choose one of {', '.join(PRESETS)}")
         return PRESETS[name]
 
     def non_causal(self):
@@ -53,15 +66,12 @@ class Config:
         return dataclasses.replace(self, norm="gLN", causal=False, lookahead_blocks=0)
 
     def __post_init__(self):
-        for name in _SIZES:
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
+        for name, allowed in SIZES.items():
+            allowed.check(name, getattr(self, name), "a whole number of")
         for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(
-                    f"{name} must be one of {', '.join(map(str, choices))}, not {getattr(self, name)!r}"
-                )
+            value = getattr(self, name)
+            if value not in choices or type(value) is not type(choices[0]):
+                raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}, not {shown(value)}")
         if self.filter_length % 2:
             raise ValueError(
                 f"filter_length must be even, not {self.filter_length}: frames overlap by half a filter"
@@ -71,17 +81,22 @@ class Config:
                 "a causal model cannot use gLN, whose mean and variance see the whole recording: "
                 'choose norm="cLN" or "channel", or causal=False'
             )
-        if not isinstance(self.lookahead_blocks, int) or not (
-            0 <= self.lookahead_blocks <= self.blocks * self.repeats
-        ):
-            raise ValueError(
-                f"lookahead_blocks must be between 0 and the {self.blocks * self.repeats} blocks "
-                f"there are, not {self.lookahead_blocks!r}"
-            )
+        count = self.blocks * self.repeats
+        Range(0, count, whole=True, words=f"between 0 and the {count} blocks there are").check(
+            "lookahead_blocks", self.lookahead_blocks
+        )
         if self.lookahead_blocks and not self.causal:
             raise ValueError(
                 "lookahead_blocks is for causal models: with causal=False every block looks ahead"
             )
+        self._check_memory()
+
+    def _check_memory(self):
+        """Refuse what is within the limits of each size, but not together."""
+        remembered = self.receptive_field_frames * (self.filters + self.bottleneck + self.hidden + self.skip)
+        for what, values in {"parameters": self.parameter_count, "values in a stream": remembered}.items():
+            if values > MOST_VALUES:
+                raise ValueError(f"{values:,} {what}: more than {MOST_VALUES:,}; choose smaller sizes")
 
     @property
     def hop(self):
@@ -133,18 +148,33 @@ class Config:
         return 1000 * self.latency_samples / self.sample_rate
 
     @property
+    def parameter_shapes(self):
+        """The shape of every learned array by its name, in the order of `ConvTasNet.named_parameters`."""
+        N, L, B, Sc, C = self.filters, self.filter_length, self.bottleneck, self.skip, len(SOURCES)
+        count = self.blocks * self.repeats
+        shapes = {"encoder.w": (N, L), "norm.gamma": (N,), "norm.beta": (N,)}
+        shapes |= {"bottleneck.w": (B, N), "bottleneck.b": (B,)}
+        for i in range(count):
+            block = self._block_shapes(last=i == count - 1)
+            shapes |= {f"blocks.{i}.{name}": shape for name, shape in block.items()}
+        shapes |= {"prelu.alpha": (1,), "mask.w": (C * N, Sc), "mask.b": (C * N,)}
+        decoders = [f"decoder_{name}" for name in SOURCES] if self.decoders == "separate" else ["decoder"]
+        return shapes | {f"{name}.w": (N, L) for name in decoders}
+
+    def _block_shapes(self, last):
+        """The same of one block; the last one has no residual convolution."""
+        B, H, Sc, P = self.bottleneck, self.hidden, self.skip, self.kernel
+        shapes = {"expand.w": (H, B), "expand.b": (H,)}
+        shapes |= {"prelu1.alpha": (1,), "norm1.gamma": (H,), "norm1.beta": (H,)}
+        shapes |= {"depthwise.w": (H, P), "depthwise.b": (H,)}
+        shapes |= {"prelu2.alpha": (1,), "norm2.gamma": (H,), "norm2.beta": (H,)}
+        shapes |= {"skip.w": (Sc, H), "skip.b": (Sc,)}
+        return shapes if last else shapes | {"residual.w": (B, H), "residual.b": (B,)}
+
+    @property
     def parameter_count(self):
         """Number of learned values."""
-        N, L, B, H, Sc, P = (
-            self.filters, self.filter_length, self.bottleneck, self.hidden, self.skip, self.kernel,
-        )  # fmt: skip
-        C = len(SOURCES)
-        residual, skip = B * H + B, Sc * H + Sc
-        block = (H * B + H) + 1 + 2 * H + (H * P + H) + 1 + 2 * H + residual + skip
-        separator = 2 * N + (B * N + B) + self.blocks * self.repeats * block - residual
-        masks = 1 + (C * N * Sc + C * N)
-        decoders = C if self.decoders == "separate" else 1
-        return N * L + separator + masks + decoders * N * L
+        return sum(map(math.prod, self.parameter_shapes.values()))
 
     def inference_bytes(self, samples, itemsize=4):
         """Memory at the peak of a forward pass with keep=False on the fused path, beyond the weights."""
@@ -167,10 +197,6 @@ class Config:
         return itemsize * self.frames(samples) * (kept_in_blocks + kept_at_the_ends + gradients)
 
 
-_SIZES = (
-    "sample_rate", "filters", "filter_length", "bottleneck", "hidden", "skip", "kernel", "blocks",
-    "repeats",
-)  # fmt: skip
 _CHOICES = {
     "norm": tuple(NORMS),
     "causal": (False, True),

@@ -276,12 +276,40 @@ def test_a_mixture_that_does_not_fit_is_refused(mixture, error, words):
         ({"encoder_activation": "sigmoid"}, "linear, relu"),
         ({"decoders": "none"}, "shared, separate"),
         ({"causal": "yes"}, "causal must be one of"),
+        ({"causal": 1}, "causal must be one of False, True, not 1"),
+        ({"causal": None}, "causal must be one of"),
+        ({"norm": ["cLN"]}, "norm must be one of"),
+        ({"lookahead_blocks": True}, "between 0 and the 12 blocks"),
+        ({"lookahead_blocks": 1.0}, "between 0 and the 12 blocks"),
+        ({"filters": 20_000_000}, "filters must be a whole number of at most 16384, not 20000000"),
+        ({"hidden": 10**30}, "at most 16384, not 1000000"),
+        ({"skip": 64.0}, "skip must be a whole number of at least 1, not 64.0"),
+        ({"kernel": True}, "not True"),
+        ({"repeats": "2"}, "not '2'"),
+        ({"repeats": None}, "not None"),
+        ({"blocks": float("nan")}, "not nan"),
+        ({"bottleneck": float("inf")}, "not inf"),
+        ({"sample_rate": 1 << 31}, "at most 768000"),
+        ({"hidden": 16384, "bottleneck": 16384}, "parameters: more than 32,000,000"),
+        ({"blocks": 20}, "values in a stream: more than 32,000,000"),
     ],
 )
 def test_impossible_configs_are_refused_with_a_sentence(change, words):
     with pytest.raises(ValueError) as caught:
         dataclasses.replace(Config(), **change)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change", [{}, {"decoders": "separate"}, {"repeats": 3, "blocks": 1}, {"hidden": 7, "kernel": 5}]
+)
+@pytest.mark.parametrize("preset", list(PRESETS))
+def test_a_config_knows_the_shapes_of_the_parameters(preset, change):
+    config = dataclasses.replace(reduced(PRESETS[preset]), **change, lookahead_blocks=0)
+    model = ConvTasNet(config)
+    shapes = {name: array.shape for name, array in model.params.items()}
+    assert list(config.parameter_shapes.items()) == list(shapes.items())
+    assert config.parameter_count == sum(array.size for array in model.params.values())
 
 
 def test_config_is_frozen_and_presets_are_known():
