@@ -5,14 +5,14 @@
     training/<name>    what the training needs to continue (only in a run's own checkpoints)
 
 A file does not know where its model was: on a GPU or not. Files are written beside their target and renamed,
-so a crash leaves the previous one. They hold plain arrays only: reading one never runs code
-(`allow_pickle=False`).
+so a crash leaves the previous one. They hold plain arrays only: reading one never runs code, and takes no more
+memory than the arrays in it have (`stored_arrays`).
 """
 
 import dataclasses
 import json
-import zipfile
-import zlib
+import math
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,9 +22,14 @@ from tasnet_np.compute.arrays import move
 from tasnet_np.errors import UserError
 from tasnet_np.network.config import Config
 from tasnet_np.network.execution import ConvTasNet
+from tasnet_np.ranges import shown
 from tasnet_np.safe_files import atomic_path
+from tasnet_np.stored_arrays import ArrayFile
+from tasnet_np.stored_json import build, parse_json
 
 FORMAT, VERSION = "tasnet_np checkpoint", 1
+MOST_TEXT = 1 << 18  # bytes of the header
+OF_TRAINING = ("m", "v", "average")  # what a training keeps of each parameter: its moments, its average
 PRETRAINED = Path(__file__).parents[1] / "pretrained" / "small.npz"
 
 
@@ -76,7 +81,7 @@ def load(file, path="fused"):
     ------
     UserError : no such file; a damaged, truncated or foreign one
     """
-    return read(file, path).model
+    return _read(find(file), path, with_training=False).model
 
 
 def find(file):
@@ -98,8 +103,8 @@ def find(file):
             )
         return PRETRAINED
     file = Path(file)
-    if file.is_dir():
-        names = [name for name in ("best.npz", "last.npz") if (file / name).exists()]
+    if os.path.isdir(file):
+        names = [name for name in ("best.npz", "last.npz") if os.path.exists(file / name)]
         if not names:
             raise UserError(f"{file}: has no best.npz or last.npz; give the folder of a training run")
         file = file / names[0]
@@ -108,59 +113,86 @@ def find(file):
 
 def read(file, path="fused"):
     """Read a model together with what a training run stored beside it."""
-    file = find(file)
-    entries = read_arrays(file)
+    return _read(find(file), path, with_training=True)
+
+
+def _read(file, path, with_training):
+    """A Checkpoint. Memory is made only after all that the file says of its arrays was held against the config."""
+    with ArrayFile(file, FORMAT) as arrays:
+        header = _header(arrays)
+        config = _config(file, header)
+        _check_parameters(arrays, config, np.dtype(header["dtype"]))
+        names = _names_of_training(arrays, config)
+        model = ConvTasNet(config, dtype=header["dtype"], path=path)
+        for name, parameter in model.named_parameters().items():
+            stored = arrays.read(f"model/{name}")
+            if not np.isfinite(stored).all():
+                raise _unusable(file, name)
+            parameter[...] = stored
+        kept = {name: arrays.read(f"training/{name}") for name in names} if with_training else {}
+    return Checkpoint(model, header["numbers"], kept)
+
+
+def _header(arrays):
+    """The JSON of a file, with the types that it must have but for those of config and numbers."""
+    file = arrays.path
+    foreign = UserError(f"{file}: is not a {FORMAT}; give a file that this program wrote")
+    array = arrays.headers.get("header")
+    if array is None or array.dtype.kind != "U" or array.shape or array.nbytes > MOST_TEXT:
+        raise foreign
+    with arrays.noticing_damage():
+        text = str(arrays.read("header"))
     try:
-        header = json.loads(str(entries.pop("header")))
+        header = parse_json(text)
         if header["format"] != FORMAT:
             raise KeyError("format")
     except (KeyError, TypeError, ValueError):
-        raise UserError(f"{file}: is not a {FORMAT}; give a file that this program wrote") from None
-    if header["version"] != VERSION:
+        raise foreign from None
+    version = header.get("version")
+    if version != VERSION or type(version) is not int:
         raise UserError(
-            f"{file}: has checkpoint version {header['version']}, this program reads {VERSION}; "
+            f"{file}: has checkpoint version {shown(version)}, this program reads {VERSION}; "
             "use the program that wrote it"
         )
-    return _build(file, header, entries, path)
+    if not isinstance(header.get("numbers"), dict):
+        raise arrays.damaged(f"its numbers are {shown(header.get('numbers'))}")
+    return header
 
 
-def read_arrays(file):
-    """All arrays of an .npz file, by name.
-
-    Raises
-    ------
-    UserError : no such file; a damaged or foreign one
-    """
+def _config(file, header):
+    """The architecture that a file is of."""
     try:
-        with np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except FileNotFoundError:
-        raise UserError(f"{file}: there is no such checkpoint; train one, or correct the path") from None
-    except OSError as error:
-        if error.strerror:
-            raise UserError(f"{file}: cannot be read ({error.strerror}); check the path") from None
-        raise _damaged(file) from None
-    except (ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error):
-        raise _damaged(file) from None
-
-
-def _damaged(file):
-    return UserError(f"{file}: is damaged, cut short or not a {FORMAT}; use another copy of it")
-
-
-def _build(file, header, entries, path):
-    try:
-        model = ConvTasNet(Config(**header["config"]), dtype=header["dtype"], path=path)
+        if header["dtype"] not in ("float32", "float64"):
+            raise ValueError(f"dtype must be float32 or float64, not {shown(header['dtype'])}")
+        return build(Config, header["config"])
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{file}: has a config that cannot be used ({error}); use another copy") from None
-    for name, parameter in model.named_parameters().items():
-        stored = entries.pop(f"model/{name}", None)
-        if stored is None or stored.shape != parameter.shape or not np.isfinite(stored).all():
-            raise UserError(f"{file}: parameter {name} is missing, misshapen or not finite; use another copy")
-        parameter[...] = stored
-    arrays = {
-        name.removeprefix("training/"): array
-        for name, array in entries.items()
-        if name.startswith("training/")
-    }
-    return Checkpoint(model, header["numbers"], arrays)
+
+
+def _check_parameters(arrays, config, dtype):
+    """Refuse a file that has not all parameters of an architecture, each of its shape and type."""
+    for name, shape in config.parameter_shapes.items():
+        stored = arrays.headers.get(f"model/{name}")
+        if stored is None or stored.shape != shape:
+            raise _unusable(arrays.path, name)
+        if stored.dtype != dtype:
+            found = f"parameter {name} is {stored.dtype}, not {dtype}"
+            raise UserError(f"{arrays.path}: {found}; use another copy")
+
+
+def _names_of_training(arrays, config):
+    """The names of all arrays that a training added. Refuses what is neither that nor a parameter."""
+    shapes, names = config.parameter_shapes, []
+    of_the_model = {"header", *(f"model/{name}" for name in shapes)}
+    for entry in arrays.headers.keys() - of_the_model:
+        header = arrays.headers[entry]
+        kind, _, parameter = entry.removeprefix("training/").partition(".")
+        fits = header.dtype.kind == "f" and math.prod(header.shape) <= math.prod(shapes.get(parameter, (0,)))
+        if not entry.startswith("training/") or kind not in OF_TRAINING or not fits:
+            raise arrays.damaged(f"{shown(entry)} does not belong there")
+        names.append(f"{kind}.{parameter}")
+    return names
+
+
+def _unusable(file, name):
+    return UserError(f"{file}: parameter {name} is missing, misshapen or not finite; use another copy")
