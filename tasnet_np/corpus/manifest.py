@@ -23,13 +23,24 @@ from tqdm import tqdm
 
 from tasnet_np.corpus.layouts import PARTS
 from tasnet_np.errors import UserError
+from tasnet_np.ranges import SEED, SHARE, Range, check_all, shown
 from tasnet_np.safe_files import atomic_path
 from tasnet_np.sound.audio_files import UNKNOWN_LENGTH, AudioFile, check_finite
+from tasnet_np.stored_json import build, read_json
 
 FORMAT, VERSION = "tasnet_np manifest", 1
 SILENCE_DB = -90.0  # dBFS: a recording below this level is silent; it is less than the last of 16 bits
 CLIPPED_AT = 0.999  # of full scale
 CLIPPED_RUN = 3  # at least so many samples in a row at that level count as clipped
+MOST_BYTES = 256 << 20  # of a manifest: a million recordings
+KINDS = ("speech", "noise", "room", "pair")
+RANGES = {  # of the numbers of an Entry
+    "rate": Range(1, (1 << 31) - 1, whole=True),
+    "channels": Range(1, 1 << 16, whole=True),
+    "frames": Range(1, 1 << 48, whole=True),
+    "clipped": Range(0, 1 << 62, whole=True),
+}
+LEVEL_RANGE = Range(-1000, 1000)  # dBFS; more than floats can have
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +74,7 @@ class Manifest:
     problems: list[str] = field(default_factory=list)  # one line for each file left out: which, and why
     seed: int = 0
     share: float = 0.2
-    mixtures: list[dict] = field(default_factory=list)  # the fixed validation set of a run: name, SNR
+    mixtures: list[dict[str, str | float]] = field(default_factory=list)  # validation set of a run: name, SNR
 
     def path(self, entry, noisy=False):
         """Path of a recording, or of its noisy partner."""
@@ -249,7 +260,7 @@ def parted(entries, *, seed=0, share=0.2, hold_out=()):
         An unknown speaker in `hold_out`, a share or seed out of range, or too few speakers, recordings of a single
         speaker, or noises.
     """
-    if not 0 < share < 1 or seed < 0:
+    if SHARE.broken(share) or SEED.broken(seed):
         raise UserError(f"share {share}, seed {seed}: give between 0 and 1, and at least 0")
     rng = np.random.default_rng(seed)
     noises, speech, rooms = (
@@ -347,28 +358,58 @@ def load(path):
     UserError
         The file is missing, damaged, of another version or not a manifest.
     """
+    remedy = "make one with tasnet-np prepare"
     try:
-        stored = json.loads(Path(path).read_text(encoding="utf-8"))
+        stored = read_json(path, MOST_BYTES)
         if stored["format"] != FORMAT:
             raise KeyError("format")
     except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}); make one with tasnet-np prepare"
-        ) from None
+        raise UserError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
     except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path}: is damaged or not a {FORMAT}; make one with tasnet-np prepare") from None
-    if stored["version"] != VERSION:
+        raise UserError(f"{path}: is damaged or not a {FORMAT}; {remedy}") from None
+    if stored.get("version") != VERSION:
         raise UserError(
-            f"{path}: has version {stored['version']}, this program reads {VERSION}; prepare it anew"
+            f"{path}: has version {shown(stored.get('version'))}, this program reads {VERSION}; prepare it anew"
         )
     try:
-        entries = [Entry(**entry) for entry in stored["entries"]]
-        if any(e.part not in PARTS or e.frames < 1 or e.rate < 1 for e in entries):
-            raise ValueError("an entry without part, length or rate")
-        head = {name: stored[name] for name in ("problems", "seed", "share", "mixtures")}
-        return Manifest(stored["folders"], entries, **head)
+        named = {"folders", "entries", "problems", "seed", "share", "mixtures"}
+        made = build(Manifest, {name: stored[name] for name in named})
+        _check(made)
+        return made
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: is damaged ({error}); make one with tasnet-np prepare") from None
+        raise UserError(f"{path}: is damaged ({error}); {remedy}") from None
+
+
+def _check(manifest):
+    """Raise UserError for a value that no manifest has, where all are of the right types."""
+    SEED.check("seed", manifest.seed)
+    SHARE.check("share", manifest.share)
+    folders = Range(0, len(manifest.folders), whole=True, below=True, words="the number of a folder")
+    if not all(map(_is_path, manifest.folders)):
+        raise UserError("a folder without a name")
+    for entry in manifest.entries:
+        _check_entry(entry, folders)
+
+
+def _check_entry(entry, folders):
+    """The same for an entry; `folders` is the range of the numbers of folders."""
+    try:
+        check_all(RANGES, entry)
+        folders.check("folder", entry.folder)
+        if entry.level_db is not None:
+            LEVEL_RANGE.check("level_db", entry.level_db)
+        if entry.part not in PARTS or entry.kind not in KINDS:
+            raise UserError(f"part {shown(entry.part)}, kind {shown(entry.kind)}")
+        is_pair = entry.kind == "pair"
+        if not _is_path(entry.path) or is_pair != bool(entry.noisy) or is_pair and not _is_path(entry.noisy):
+            raise UserError(f"noisy is {shown(entry.noisy)}")
+    except UserError as error:
+        raise UserError(f"{shown(entry.path)}: {error}") from None
+
+
+def _is_path(name):
+    """Whether a string can be the name of a file."""
+    return bool(name) and "\0" not in name
 
 
 def summary(manifest):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tasnet_np.errors import UserError
+from tasnet_np.ranges import SNR
 from tasnet_np.sound.augmentation import (
     LOWEST_CUTOFF,
     SPEED_STEPS,
@@ -132,6 +133,14 @@ def mix(speech, noise, snr_db, level_db=LEVEL_DB):
     return sources.sum(0), sources
 
 
+def samples_in(seconds, rate):
+    """Samples in a mixture of so many seconds. Raises UserError where there is not even one."""
+    samples = round(seconds * rate)
+    if samples < 1:
+        raise UserError(f"--seconds {seconds}: is less than a sample at {rate} Hz; give more")
+    return samples
+
+
 def _power(name, signal):
     power = np.mean(np.square(signal))
     if not 0 < power < np.inf:  # NaN fails, too
@@ -180,8 +189,8 @@ class Mixer:
 
     def __init__(self, corpus, *, samples, rate, snr_db=(-5.0, 15.0), seed=0, augmentation=NO_AUGMENTATION):
         low, high = snr_db
-        if not -np.inf < low <= high < np.inf:
-            raise UserError(f"snr_db {low} to {high}: give the lower number first, both finite")
+        if any(map(SNR.broken, snr_db)) or low > high:
+            raise UserError(f"snr_db {low} to {high}: give the lower number first, both within {SNR.high} dB")
         if samples < 1 or seed < 0:
             raise UserError(f"samples {samples}, seed {seed}: give at least 1 and at least 0")
         self.corpus, self.speakers = corpus, sorted(corpus.speakers)

@@ -6,7 +6,6 @@
 The examples are mixtures of the speakers and noises that the run held out.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +13,11 @@ import numpy as np
 from tqdm import tqdm
 
 from tasnet_np.corpus.clips import Store, open_corpus
-from tasnet_np.corpus.mixing import fixed_batches
+from tasnet_np.corpus.mixing import fixed_batches, samples_in
 from tasnet_np.errors import UserError
 from tasnet_np.network import checkpoint
+from tasnet_np.network.config import SOURCES
+from tasnet_np.ranges import Range, shown
 from tasnet_np.reports.html_page import page, section
 from tasnet_np.reports.report_sections import (
     configuration,
@@ -29,14 +30,18 @@ from tasnet_np.reports.report_sections import (
     summary,
 )
 from tasnet_np.safe_files import atomic_path
+from tasnet_np.stored_json import read_json
 from tasnet_np.training.evaluation import score
 from tasnet_np.training.recipe import VALIDATION_SNRS_DB
-from tasnet_np.training.run_folder import RunFolder
+from tasnet_np.training.run_folder import RunFolder, check_config
 from tasnet_np.training.run_log import read_log
 
 SECONDS = 3.0  # length of a mixture
 PER_SNR = 25  # mixtures
 SEED = 1  # of the mixtures; those that the run was validated on have the run's own
+MODEL = "this model"  # the method whose scores are those of the run
+MOST_BYTES, MOST_METHODS = 16 << 20, 20  # of other methods' scores
+SCORE = Range(-1000, 1000)  # dB
 
 
 @dataclass
@@ -74,7 +79,7 @@ def held_out_mixtures(run, *, per_snr=PER_SNR, seconds=SECONDS):
     folder = RunFolder(run)
     rate = folder.read().config.sample_rate
     corpus = open_corpus(folder.read_manifest(), "validation", rate, Store())
-    samples = round(seconds * rate)
+    samples = samples_in(seconds, rate)
     return fixed_batches(
         corpus, samples=samples, rate=rate, snrs_db=VALIDATION_SNRS_DB, per_snr=per_snr, seed=SEED
     )
@@ -111,7 +116,9 @@ def report(run, out=None, *, baselines=None, per_snr=PER_SNR, seconds=SECONDS, p
     settings = folder.read()
     config = settings.config
     model = checkpoint.load(folder.path)
+    check_config(checkpoint.find(folder.path), model.config, config)
     log = read_log(folder.log_file)
+    _check_log(folder.log_file, log)
     result = measure(model, held_out_mixtures(run, per_snr=per_snr, seconds=seconds), progress)
     result.si_snri |= _read_baselines(folder.path, baselines, len(result.names))
     sections = [
@@ -143,7 +150,19 @@ def measure(model, batches, progress=False):
         for name in ("mixture", "sources", "snr_db")
     )
     names = [name for batch in batches for name in batch.names]
-    return Result(names, *stacked, {"this model": np.concatenate(improvements)})
+    return Result(names, *stacked, {MODEL: np.concatenate(improvements)})
+
+
+def _check_log(path, log):
+    """Raise UserError where a log lacks what the page shows of every step or of every validation."""
+    if not any("loss" in record for record in log):
+        raise UserError(f"{path}: has no step; restore it")
+    of_a_step, of_a_validation = {"seconds", "learning_rate"}, {f"{source}_si_snri_db" for source in SOURCES}
+    for record in log:
+        missing = of_a_step - record.keys() if "loss" in record else set()
+        missing |= of_a_validation - record["validation"].keys() if "validation" in record else set()
+        if missing:
+            raise UserError(f"{path}: step {record['step']} has no {min(missing)}; restore it")
 
 
 def _read_baselines(run, path, count):
@@ -152,11 +171,18 @@ def _read_baselines(run, path, count):
     if path is None:
         return {}
     try:
-        read = {name: np.array(values, float) for name, values in json.loads(Path(path).read_text()).items()}
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+        read = read_json(path, MOST_BYTES)
+        if not isinstance(read, dict) or not all(isinstance(values, list) for values in read.values()):
+            raise TypeError(f"{shown(read)} instead of lists of scores")
+        if MODEL in read or len(read) > MOST_METHODS:
+            raise ValueError(f"a method called {MODEL!r}, or more than {MOST_METHODS}")
+        for name, values in read.items():
+            for value in values:
+                SCORE.check(f"a score of {shown(name)}", value)
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(
             f"{path}: cannot be used ({error}); make it with tests/benchmarks/baselines.py"
         ) from None
-    if any(values.shape != (count,) for values in read.values()):
+    if any(len(values) != count for values in read.values()):
         raise UserError(f"{path}: has scores of other mixtures than these {count}; make it anew")
-    return read
+    return {name: np.array(values, float) for name, values in read.items()}

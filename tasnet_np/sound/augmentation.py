@@ -5,11 +5,12 @@ Each function changes one signal (n,) of float32. None of them draws anything at
 is imported inside the functions: it takes half a second, and only training needs it.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 
 from tasnet_np.errors import UserError
+from tasnet_np.ranges import Range
 from tasnet_np.sound.resampling import resample
 
 SPEED_STEPS = 40  # speeds are multiples of 1 / SPEED_STEPS, which keeps the resampling exact and cheap
@@ -20,10 +21,20 @@ DIRECT_DB = (
 )  # lowest and highest level of a synthetic room's direct sound, relative to all that follows
 LOWEST_CUTOFF = 0.3  # of half the sample rate: the narrowest band of `low_pass`
 LOW_PASS_TAPS = 129  # length of its filter
-HIGHEST = {
-    "speed": 0.5,
-    "colour": 0.45,
-}  # largest values that are not 1; with a colour of 0.5 a filter can be unstable
+PROBABILITY = Range(0, 1, words="between 0 and 1")
+RANGES = {
+    "noises": Range(1, 100, whole=True),
+    "gain_db": Range(0, 100, words="0 or above, and at most 100"),
+    "speed": Range(0, 0.5, words="between 0 and 0.5"),
+    "colour": Range(0, 0.45, words="between 0 and 0.45"),  # with 0.5 a filter can be unstable
+    "polarity": PROBABILITY,
+    "band_limit": PROBABILITY,
+    "room": PROBABILITY,
+    "clipping": PROBABILITY,
+    "noise_free": PROBABILITY,
+    "speech_free": PROBABILITY,
+    "pairs": PROBABILITY,
+}
 
 
 @dataclass(frozen=True)
@@ -47,18 +58,8 @@ class Augmentation:
     pairs: float = 0.5  # probability of a pair as it was recorded, where the corpus has pairs
 
     def __post_init__(self):
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name == "noises":
-                if not isinstance(value, int) or value < 1:
-                    raise UserError(f"noises must be a whole number of at least 1, not {value}")
-            elif field.name == "gain_db":
-                if not 0 <= value < np.inf:
-                    raise UserError(f"gain_db must be 0 or above, not {value}")
-            elif not 0 <= value <= HIGHEST.get(field.name, 1):
-                raise UserError(
-                    f"{field.name} must be between 0 and {HIGHEST.get(field.name, 1)}, not {value}"
-                )
+        for name, allowed in RANGES.items():
+            allowed.check(name, getattr(self, name), "a whole number of" if name == "noises" else "")
         if self.noise_free + self.speech_free > 1:
             raise UserError(
                 f"noise_free {self.noise_free}, speech_free {self.speech_free}: together at most 1"

@@ -3,11 +3,11 @@
 import time
 from dataclasses import dataclass
 
-import numpy as np
-
 from tasnet_np.errors import UserError
+from tasnet_np.ranges import MOST_STEPS, Range
 
 DEFAULT_MINUTES = 10.0
+RANGES = {"minutes": Range(0, 1_000_000, above=True), "steps": Range(1, MOST_STEPS, whole=True)}
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,10 @@ class Goal:
     steps: int | None = None
 
     def __post_init__(self):
-        for name, value in (("minutes", self.minutes), ("steps", self.steps)):
-            if value is not None and not 0 < value < np.inf:
-                raise UserError(f"--{name} {value}: give a number above 0")
+        for name, allowed in RANGES.items():
+            value = getattr(self, name)
+            if value is not None and allowed.broken(value):
+                raise UserError(f"--{name} {value}: give a number above 0 and at most {allowed.high}")
 
     @classmethod
     def or_default(cls, minutes, steps):

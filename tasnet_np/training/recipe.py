@@ -1,14 +1,34 @@
 """The recipe: how a model is trained, in numbers."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
 
-import numpy as np
-
 from tasnet_np.errors import UserError
+from tasnet_np.ranges import COUNT, MOST_STEPS, SEED, SHARE, SNR, Range, check_all, shown
+from tasnet_np.sound import augmentation
 from tasnet_np.sound.augmentation import Augmentation
 
 SCHEDULES = ("cosine", "plateau", "constant")
+HIGHEST_RATE = 10.0  # of learning; Adam at 1 learns nothing any more
+RANGES = {
+    "seed": SEED,
+    "batch": Range(1, 1000, whole=True),
+    "seconds": Range(0, 60, above=True),
+    "learning_rate": Range(0, HIGHEST_RATE, above=True),
+    "warmup": COUNT,
+    "weight_decay": Range(0, 10),
+    "clip": Range(0, 1e12, above=True),
+    "average": Range(0, 1, below=True, words="at least 0 and below 1"),
+    "noise_weight": Range(0, 1000),
+    "mixture_weight": Range(0, 1000),
+    "validate_every": Range(1, MOST_STEPS, whole=True),
+    "validation_mixtures": Range(1, 1000, whole=True),
+    "patience": Range(0, math.inf, whole=True),
+    "stop_after": COUNT,
+    "share": SHARE,
+} | augmentation.RANGES
+MOST_SECONDS = {"batch": 600, "validation_mixtures": 3600}  # of sound that is in memory at once
 VALIDATION_SNRS_DB = (-5, 0, 5, 10)  # the same in every recipe, so that runs can be compared
 
 
@@ -56,31 +76,16 @@ class Recipe:
         object.__setattr__(self, "snr_db", tuple(self.snr_db))
         object.__setattr__(self, "hold_out", tuple(self.hold_out))
         low, high = self.snr_db
-        if not -np.inf < low <= high < np.inf:
-            raise UserError(f"snr_db {low} to {high}: give the lower number first, both finite")
-        if not 0 < self.share < 1:
-            raise UserError(f"share must be between 0 and 1, not {self.share}")
+        if any(map(SNR.broken, self.snr_db)) or low > high:
+            raise UserError(f"snr_db {low} to {high}: give the lower number first, both within {SNR.high} dB")
+        check_all(RANGES, self)
         if self.schedule not in SCHEDULES:
-            raise UserError(f"schedule must be one of {', '.join(SCHEDULES)}, not {self.schedule!r}")
-        if not 0 <= self.average < 1:
-            raise UserError(f"average must be at least 0 and below 1, not {self.average}")
-        for name in ("batch", "validate_every", "validation_mixtures"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("seconds", "learning_rate", "clip"):
-            if not 0 < getattr(self, name) < np.inf:
-                raise UserError(f"{name} must be above 0, not {getattr(self, name)}")
-        for name in (
-            "seed",
-            "weight_decay",
-            "noise_weight",
-            "mixture_weight",
-            "patience",
-            "warmup",
-            "stop_after",
-        ):
-            if not getattr(self, name) >= 0:
-                raise UserError(f"{name} must not be negative, not {getattr(self, name)}")
+            raise UserError(f"schedule must be one of {', '.join(SCHEDULES)}, not {shown(self.schedule)}")
+        for name, most in MOST_SECONDS.items():
+            if getattr(self, name) * self.seconds > most:
+                raise UserError(
+                    f"{name} x seconds must be at most {most}, not {getattr(self, name)} x {self.seconds}"
+                )
         _ = self.augmentation  # checks its own values
 
     @property

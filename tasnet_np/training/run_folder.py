@@ -11,16 +11,16 @@ RUN/best.npz         the model with the highest validation SI-SNRi so far
 import contextlib
 import dataclasses
 import json
-import types
-import typing
 from dataclasses import dataclass
 from pathlib import Path
 
 from tasnet_np.corpus import manifest
 from tasnet_np.errors import UserError
 from tasnet_np.network.config import Config
+from tasnet_np.ranges import shown
 from tasnet_np.safe_files import atomic_path, lock, remove_temporaries
 from tasnet_np.sound.augmentation import Augmentation
+from tasnet_np.stored_json import build, read_json
 from tasnet_np.training.clock import Goal
 from tasnet_np.training.recipe import Recipe
 
@@ -34,6 +34,11 @@ class RunData:
     rooms: str | None = None
     manifest: str | None = None  # the file that `tasnet-np prepare` wrote, instead of folders
     start: str | None = None  # the checkpoint that the run began with, instead of random weights
+
+    def __post_init__(self):
+        for name, path in vars(self).items():
+            if path is not None and "\0" in path:
+                raise UserError(f"{name} {shown(path)} names no file")
 
     @classmethod
     def at(cls, **paths):
@@ -90,13 +95,10 @@ class RunFolder:
             There is no run, or its config.json is damaged.
         """
         try:
-            stored = json.loads(self.config_file.read_text())
-            later = dataclasses.asdict(
-                Augmentation()
-            )  # kinds that an older run does not name did not exist: off
+            stored = read_json(self.config_file)
+            later = dataclasses.asdict(Augmentation())  # what an older run does not name did not exist: off
             stored["recipe"] = later | stored["recipe"]
-            kinds = {"config": Config, "recipe": Recipe, "goal": Goal, "data": RunData}
-            return RunSettings(**{name: _build(kind, stored[name]) for name, kind in kinds.items()})
+            return build(RunSettings, stored)
         except OSError:
             raise UserError(
                 f"{self}: is not the folder of a training run (no config.json); check --out"
@@ -149,6 +151,13 @@ class RunFolder:
             yield
 
 
+def check_config(file, found, config):
+    """Raise UserError where a checkpoint of a run is of another architecture than its config.json says."""
+    if found != config:
+        name = next(name for name, value in vars(found).items() if value != getattr(config, name))
+        raise UserError(f"{file}: has another {name} than config.json beside it; restore one of them")
+
+
 @contextlib.contextmanager
 def writing_to(path):
     """Turn an error of the operating system into a UserError that names the path."""
@@ -158,27 +167,3 @@ def writing_to(path):
         raise UserError(
             f"{path}: cannot be written ({error.strerror}); free some space or choose another --out"
         ) from None
-
-
-def _build(kind, values):
-    """An object of a dataclass, from JSON."""
-    for name, declared in typing.get_type_hints(kind).items():
-        if name in values and not _fits(values[name], declared):
-            raise TypeError(f"{name} is {values[name]!r}")
-    return kind(**values)
-
-
-def _fits(value, declared):
-    """Whether a value from JSON is of a declared type. A tuple is a list there, and a float may have no decimals."""
-    inner = typing.get_args(declared)
-    if isinstance(declared, types.UnionType):
-        return any(_fits(value, one) for one in inner)
-    if typing.get_origin(declared) is tuple:
-        if not isinstance(value, list):
-            return False
-        inner = inner[:1] * len(value) if inner[-1] is ... else inner
-        return len(value) == len(inner) and all(map(_fits, value, inner))
-    if declared in (int, float):
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return is_number and (declared is float or not value % 1 > 0)  # infinity counts as whole
-    return isinstance(value, declared)

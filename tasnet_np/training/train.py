@@ -14,14 +14,14 @@ import time
 
 from tasnet_np.corpus import manifest
 from tasnet_np.corpus.clips import CACHE_BYTES
-from tasnet_np.corpus.mixing import Mixer, Prefetcher
+from tasnet_np.corpus.mixing import Mixer, Prefetcher, samples_in
 from tasnet_np.errors import UserError
 from tasnet_np.network import checkpoint
 from tasnet_np.network.execution import ConvTasNet
 from tasnet_np.training.clock import Clock, Goal
 from tasnet_np.training.interrupts import stop_on_interrupt
 from tasnet_np.training.progress import Progress
-from tasnet_np.training.run_folder import RunData, RunFolder, RunSettings
+from tasnet_np.training.run_folder import RunData, RunFolder, RunSettings, check_config
 from tasnet_np.training.run_log import RunLog, peak_memory_mb, recorded_times
 from tasnet_np.training.trainer import Trainer
 from tasnet_np.training.training_data import check_all_there, describe, find_recordings, open_recordings
@@ -146,14 +146,16 @@ def _first_model(origin, config, recipe, path):
         return ConvTasNet(config, seed=recipe.seed, path=path)
     model = checkpoint.load(origin.start, path)
     if config is not None and model.config != config:
-        raise UserError(f"{origin.start}: has another architecture than asked for; leave --preset out")
+        raise UserError(f"--preset: {origin.start}: has another architecture than asked for; leave it out")
     return model
 
 
 def _last_trainer(folder, settings, path, device):
     """The trainer of a run as it was at its last checkpoint; at the beginning where it was stopped before the first."""
     if folder.last_checkpoint.exists():
-        return Trainer.restore(folder.last_checkpoint, settings.recipe, path, device)
+        trainer = Trainer.restore(folder.last_checkpoint, settings.recipe, path, device)
+        check_config(folder.last_checkpoint, trainer.model.config, settings.config)
+        return trainer
     model = _first_model(settings.data, settings.config, settings.recipe, path).to(device)
     return Trainer(model, settings.recipe)
 
@@ -165,7 +167,7 @@ class _Run:
         recipe, config = trainer.recipe, trainer.model.config
         mixer = Mixer(
             data.training,
-            samples=round(recipe.seconds * config.sample_rate),
+            samples=samples_in(recipe.seconds, config.sample_rate),
             rate=config.sample_rate,
             snr_db=recipe.snr_db,
             seed=recipe.seed,

@@ -6,12 +6,23 @@ from tasnet_np.compute.arrays import move
 from tasnet_np.errors import UserError
 from tasnet_np.network import checkpoint
 from tasnet_np.network.layers import NegativeSISNR
+from tasnet_np.ranges import COUNT, DURATION, Range, check_stored
 from tasnet_np.training.evaluation import evaluate
 from tasnet_np.training.optimisers import Adam, HalveOnPlateau, WeightAverage, warm_up_and_cosine
+from tasnet_np.training.recipe import HIGHEST_RATE
 from tasnet_np.training.step import Step
 
 NORMS_EVERY = 20  # steps from one record of every part's gradient norm to the next
 STORED = ("best_si_snri", "without_best", "seconds", "fraction")  # attributes that a checkpoint has
+NUMBERS = {  # all numbers that it has
+    "optimizer": {"steps": COUNT, "learning_rate": Range(0, HIGHEST_RATE)},
+    "plateau": {"best": Range(-np.inf), "waited": COUNT},
+    "average": COUNT,
+    "best_si_snri": Range(-np.inf),
+    "without_best": COUNT,
+    "seconds": DURATION,
+    "fraction": Range(0, 1),
+}
 
 
 class Trainer:
@@ -188,11 +199,24 @@ class Trainer:
         stored = checkpoint.read(file, path)
         trainer = cls(stored.model.to(device), recipe)
         try:
+            check_stored(NUMBERS, stored.numbers)
+            _check_arrays(stored.arrays, stored.model.dtype)
             trainer.optimizer.restore(stored.numbers["optimizer"], stored.arrays)
             trainer.plateau.restore(stored.numbers["plateau"])
             trainer.average.restore(stored.numbers["average"], stored.arrays)
             for name in STORED:
                 setattr(trainer, name, stored.numbers[name])
+        except UserError as error:
+            raise UserError(f"{file}: is damaged ({error}); use another copy, or train anew") from None
         except (KeyError, ValueError):
             raise UserError(f"{file}: holds a model but no training to resume; train anew") from None
         return trainer
+
+
+def _check_arrays(arrays, dtype):
+    """Refuse moments and averages that no training has."""
+    for name, array in arrays.items():
+        if array.dtype != dtype or not np.isfinite(array).all():
+            raise UserError(f"{name} is not finite, or not {dtype} as the model")
+        if name.startswith("v.") and array.min(initial=0) < 0:
+            raise UserError(f"{name}, a mean of squares, is negative")

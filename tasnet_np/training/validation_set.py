@@ -3,14 +3,16 @@
 import numpy as np
 
 from tasnet_np.corpus import manifest
-from tasnet_np.corpus.mixing import Batch, fixed_batches
+from tasnet_np.corpus.mixing import Batch, fixed_batches, samples_in
 from tasnet_np.errors import UserError
-from tasnet_np.network import checkpoint
+from tasnet_np.network.config import SOURCES
 from tasnet_np.safe_files import atomic_path
+from tasnet_np.stored_arrays import ArrayFile
 from tasnet_np.training.recipe import VALIDATION_SNRS_DB
 
 SNR_TOLERANCE_DB = 1e-3  # of a mixture's SNR against what it was asked to be
 FIELDS = ("mixture", "sources", "snr_db", "names")  # of a Batch
+REMEDY = "remove it, and it is made again"
 
 
 def validation_set(folder, data, recipe, rate):
@@ -36,10 +38,11 @@ def validation_set(folder, data, recipe, rate):
     UserError
         A mixture does not have the SNR asked for, or the file is damaged.
     """
+    samples = samples_in(recipe.seconds, rate)
     if not folder.validation_file.exists():
         batches = fixed_batches(
             data.validation,
-            samples=round(recipe.seconds * rate),
+            samples=samples,
             rate=rate,
             snrs_db=VALIDATION_SNRS_DB,
             per_snr=recipe.validation_mixtures,
@@ -48,7 +51,11 @@ def validation_set(folder, data, recipe, rate):
         data.manifest.mixtures = [mixture for batch in batches for mixture in _measured(batch)]
         manifest.save(data.manifest, folder.manifest_file)
         _write(batches, folder.validation_file)
-    return read_validation_set(folder.validation_file)
+    stored = read_validation_set(folder.validation_file)
+    asked = [(recipe.validation_mixtures, samples)] * len(VALIDATION_SNRS_DB)
+    if [batch.mixture.shape for batch in stored] != asked:
+        raise UserError(f"{folder.validation_file}: has not the mixtures of the run's recipe; {REMEDY}")
+    return stored
 
 
 def _write(batches, path):
@@ -61,17 +68,23 @@ def _write(batches, path):
 
 def read_validation_set(path):
     """The list of Batch in a file that `validation_set` wrote. Raises UserError where it is damaged."""
-    arrays = checkpoint.read_arrays(path)
-    try:
-        return [
-            Batch(
-                *(arrays[f"{name}_{i}"] for name in ("mixture", "sources", "snr_db")),
-                arrays[f"names_{i}"].tolist(),
-            )
-            for i in range(len(arrays) // len(FIELDS))
-        ]
-    except KeyError:
-        raise UserError(f"{path}: is damaged; remove it, and it is made again") from None
+    with ArrayFile(path, "set of mixtures", REMEDY) as arrays, arrays.noticing_damage():
+        count, samples = arrays.headers["mixture_0"].shape
+        numbers = range(len(arrays.headers) // len(FIELDS))
+        wanted = {f"{name}_{i}": fields for i in numbers for name, fields in _fields(count, samples).items()}
+        found = {name: (header.dtype.char, header.shape) for name, header in arrays.headers.items()}
+        if found != wanted:
+            raise arrays.damaged("its arrays do not belong together")
+        read = [[arrays.read(f"{name}_{i}") for name in FIELDS] for i in numbers]
+        if not all(np.isfinite(array).all() for fields in read for array in fields[:-1]):
+            raise arrays.damaged("it has NaN or infinity")
+        return [Batch(*fields, names.tolist()) for *fields, names in read]
+
+
+def _fields(count, samples):
+    """Kind and shape of the arrays of a Batch: so many mixtures of so many samples."""
+    mixture, sources = ("f", (count, samples)), ("f", (count, len(SOURCES), samples))
+    return dict(zip(FIELDS, (mixture, sources, ("d", (count,)), ("U", (count,)))))
 
 
 def _measured(batch):

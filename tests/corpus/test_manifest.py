@@ -392,6 +392,73 @@ def test_manifests_that_cannot_be_used(tmp_path, text, words):
         manifest.load(path)
 
 
+ENTRY = {
+    "kind": "speech", "folder": 0, "path": "a.wav", "rate": 8000, "channels": 1, "frames": 100, "part": "training",
+}  # fmt: skip
+MANIFEST = {
+    "format": manifest.FORMAT, "version": 1, "seed": 0, "share": 0.2, "folders": ["/x"], "problems": [],
+    "mixtures": [{"name": "a", "snr_db": 5, "measured_snr_db": 5.0}], "entries": [ENTRY, ENTRY],
+}  # fmt: skip
+NUMBERS = ("folder", "rate", "channels", "frames", "clipped")
+WRONG_ENTRIES = [(name, value) for name in ENTRY for value in (None, [1], {}, True)]
+WRONG_ENTRIES += [
+    (name, value) for name in NUMBERS for value in ("1", -1, 1.5, float("nan"), float("inf"), 10**400)
+]
+WRONG_ENTRIES += [
+    (name, 7) for name in ("kind", "path", "part", "speaker", "noisy", "digest")
+]
+WRONG_ENTRIES += [("level_db", value) for value in ("loud", [], float("nan"), float("-inf"), 10**400)]
+WRONG_ENTRIES += [("kind", "music"), ("kind", "pair"), ("noisy", "b.wav"), ("part", ""), ("part", "spare")]
+WRONG_ENTRIES += [("path", ""), ("path", "a\0b"), ("folder", 1), ("rate", 0), ("frames", 0), ("more", 1)]
+WRONG = [
+    (n, value)
+    for n in ("folders", "problems", "entries", "mixtures")
+    for value in (None, 1, "ab", {}, [None])
+]
+WRONG += [
+    ("folders", []),
+    ("folders", [""]),
+    ("folders", ["\0"]),
+    ("mixtures", [{"name": []}]),
+    ("entries", [[]]),
+]
+WRONG += [("seed", value) for value in (None, "0", -1, 0.5, True, 10**400)]
+WRONG += [("share", value) for value in (None, "0", 0, 1, float("nan"), [])]
+WRONG += [("version", value) for value in (None, [], "1", 2)]
+
+
+def refused(path, stored, words):
+    path.write_text(json.dumps(stored))
+    with pytest.raises(UserError) as caught:
+        manifest.load(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ") and words in message and "\n" not in message and len(message) < 500
+
+
+@pytest.mark.parametrize("name, value", WRONG_ENTRIES, ids=lambda value: repr(value)[:20])
+def test_an_entry_with_a_wrong_value_is_refused(tmp_path, name, value):
+    refused(tmp_path / "m.json", MANIFEST | {"entries": [ENTRY, ENTRY | {name: value}]}, "is damaged (")
+
+
+@pytest.mark.parametrize("name, value", WRONG, ids=lambda value: repr(value)[:20])
+def test_a_manifest_with_a_wrong_value_is_refused(tmp_path, name, value):
+    path = tmp_path / "m.json"
+    path.write_text(json.dumps(MANIFEST))
+    assert manifest.load(path).entries == [Entry(**ENTRY)] * 2
+    refused(path, MANIFEST | {name: value}, "has version" if name == "version" else "is damaged (")
+    del (less := dict(MANIFEST))[name]
+    refused(path, less, "has version None" if name == "version" else f"is damaged ('{name}')")
+
+
+@pytest.mark.parametrize(
+    "data", [b"[" * 100_000, b'{"format":' * 100_000, b"\xff\xfe{\0}\0", b"null", b"1" * 5000, b"\xff"]
+)
+def test_deep_and_strange_manifests(tmp_path, data):
+    (tmp_path / "manifest.json").write_bytes(data)
+    with pytest.raises(UserError, match="manifest.json: is damaged or not a tasnet_np manifest"):
+        manifest.load(tmp_path / "manifest.json")
+
+
 # Pairs as training material.
 
 

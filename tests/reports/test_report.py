@@ -18,7 +18,7 @@ from tasnet_np import UserError
 from tasnet_np.commands.main import main
 from tasnet_np.network import checkpoint
 from tasnet_np.network.config import Config
-from tasnet_np.reports.report import held_out_mixtures, report
+from tasnet_np.reports.report import _check_log, _read_baselines, held_out_mixtures, report
 from tasnet_np.reports.report_sections import noise_kinds, noise_type, peak_frequencies
 from tasnet_np.sound.metrics import si_snr
 from tasnet_np.training.recipe import Recipe
@@ -161,6 +161,65 @@ def test_what_cannot_be_reported(run, tmp_path, capsys):
     assert not (tmp_path / "out.html").exists()
     assert main(["report", str(run), "--mixtures", "0"]) == 2
     assert "--mixtures 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[]", "null", "3", "{", "[" * 100_000, '{"a": 1}', '{"a": null}', '{"a": {}}', '{"a": "1234"}', '{"a": [[1]]}',
+     '{"a": [1, 2, 3, null]}', '{"a": [1, 2, 3, "4"]}', '{"a": [1, 2, 3, true]}', '{"a": [1, 2, 3, NaN]}',
+     '{"a": [1, 2, 3, Infinity]}', '{"a": [1, 2, 3, 1e300]}', '{"this model": [1, 2, 3, 4]}',
+     json.dumps({f"method {i}": [0] * 4 for i in range(50)}), '{"a": [1, 2, 3]}', '{"a": []}', "\xff"],
+    ids=lambda text: text[:30],
+)  # fmt: skip
+def test_baselines_of_other_types_are_refused(run, tmp_path, text):
+    path = tmp_path / "other.json"
+    path.write_text(json.dumps({"a": [1, 2.5, -3, 0]}))
+    assert _read_baselines(tmp_path, path, 4)["a"].tolist() == [1, 2.5, -3, 0]
+    path.write_text(text)
+    with pytest.raises(
+        UserError, match="other.json: (cannot be used|has scores of other mixtures)"
+    ) as caught:
+        _read_baselines(tmp_path, path, 4)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda record: record.pop("seconds", None), "log.jsonl: step 1 has no seconds; restore it"),
+        (lambda record: record.pop("learning_rate", None), "log.jsonl: step 1 has no learning_rate"),
+        (lambda record: record.get("validation", {}).clear(), "log.jsonl: step 10 has no noise_si_snri_db"),
+        (lambda record: record.pop("loss", None), "log.jsonl: line 1 is damaged"),
+        (lambda record: record.update(step="1"), "log.jsonl: line 1 is damaged .step must be"),
+        (lambda record: record.update(gradient_norms=3), "log.jsonl: line 1 is damaged .gradient_norms is 3"),
+    ],
+)
+def test_a_log_that_lacks_something_is_named(run, tmp_path, change, words):
+    copied = tmp_path / "run"
+    shutil.copytree(run, copied)
+    records = [json.loads(line) for line in (copied / "log.jsonl").read_text().splitlines()]
+    for record in records:
+        change(record)
+    (copied / "log.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    with pytest.raises(UserError, match=words):
+        report(copied, per_snr=1, seconds=0.3)
+    assert not (copied / "report.html").exists()
+
+
+def test_a_log_without_steps_is_named(tmp_path):
+    with pytest.raises(UserError, match="log.jsonl: has no step; restore it"):
+        _check_log("log.jsonl", [{"step": 1, "validation": {}}])
+
+
+def test_a_model_of_another_architecture_is_not_reported_as_this_run(run, tmp_path):
+    copied = tmp_path / "run"
+    shutil.copytree(run, copied)
+    text = (copied / "config.json").read_text()
+    (copied / "config.json").write_text(
+        text.replace('"mask_activation": "sigmoid"', '"mask_activation": "relu"')
+    )
+    with pytest.raises(UserError, match="best.npz: has another mask_activation than config.json beside it"):
+        report(copied, per_snr=1, seconds=0.3)
 
 
 def test_the_command_writes_into_the_run(run, capsys):

@@ -71,6 +71,24 @@ def test_a_run_that_is_older_than_an_augmentation_goes_on_without_it(folder):
         ("goal", "minutes", "10", "minutes is '10'"),
         ("goal", "steps", 0, "--steps 0: give a number above 0"),
         ("data", "speech", 7, "speech is 7"),
+        ("data", "noise", "a\0b", "names no file"),
+        ("config", "filters", 16.0, "filters is 16.0"),
+        ("config", "filters", 10**30, "filters must be a whole number of at most 16384"),
+        ("config", "hidden", None, "hidden is None"),
+        ("config", "blocks", 20, "values in a stream: more than"),
+        ("recipe", "batch", 2.0, "batch is 2.0"),
+        ("recipe", "batch", 10**9, "batch must be at most 1000, not 1000000000"),
+        ("recipe", "seconds", 10**400, "seconds must be at most 60"),
+        ("recipe", "seconds", np.nan, "seconds must be above 0, not nan"),
+        ("recipe", "learning_rate", 1e308, "learning_rate must be at most 10"),
+        ("recipe", "validation_mixtures", np.inf, "validation_mixtures must be a whole number"),
+        ("recipe", "snr_db", [-1e308, 1e308], "snr_db -1e.308 to 1e.308: give the lower number first"),
+        ("recipe", "speed", {}, "speed is {}"),
+        ("recipe", "hold_out", None, "hold_out is None"),
+        ("recipe", "schedule", "x" * 10**5, "schedule must be one of cosine, plateau, constant, not 'xxx"),
+        ("goal", "minutes", 1e300, "give a number above 0 and at most 1000000"),
+        ("goal", "minutes", np.nan, "give a number above 0"),
+        ("goal", "steps", 2.5, "steps is 2.5"),
     ],
 )
 def test_values_of_another_type_are_named(folder, group, name, value, words):
@@ -82,8 +100,12 @@ def test_values_of_another_type_are_named(folder, group, name, value, words):
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "[]", "3", "{}", '{"config": {}, "recipe": {}, "goal": {}}', '{"recipe": [1]}']
-)
+    "text",
+    ["{", "[]", "3", "{}", '{"config": {}, "recipe": {}, "goal": {}}', '{"recipe": [1]}', "null", '{"recipe": {}}',
+     '{"recipe": null}', "[" * 100_000, '{"recipe":' * 100_000, "1" * 5000, '{"recipe": {}, "config": [], "goal": 1}',
+     "\xff", " " * (2 << 20)],
+    ids=lambda text: text[:20],
+)  # fmt: skip
 def test_other_json_is_damage(folder, text):
     folder.config_file.write_text(text)
     with pytest.raises(UserError, match="config.json: is damaged"):

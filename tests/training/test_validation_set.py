@@ -36,6 +36,64 @@ def test_the_validation_set_is_made_once_and_is_what_the_manifest_says(recording
     assert all(np.array_equal(a.mixture, b.mixture) for a, b in zip(batches, again, strict=True))
 
 
+def stored(path, change=lambda arrays: None):
+    """A file of two batches of three mixtures, and a change in its arrays."""
+    rng, arrays = np.random.default_rng(0), {}
+    for i, snr_db in enumerate((0.0, 5.0)):
+        arrays[f"mixture_{i}"] = rng.standard_normal((3, 100)).astype(np.float32)
+        arrays[f"sources_{i}"] = rng.standard_normal((3, 2, 100)).astype(np.float32)
+        arrays[f"snr_db_{i}"] = np.full(3, snr_db)
+        arrays[f"names_{i}"] = np.array(["a + b", "c + d", "ü"])
+    change(arrays)
+    np.savez(path, **arrays)
+    return arrays
+
+
+def test_a_stored_set_is_read_as_it_is(tmp_path):
+    arrays = stored(tmp_path / "v.npz")
+    for i, batch in enumerate(read_validation_set(tmp_path / "v.npz")):
+        assert batch.names == ["a + b", "c + d", "ü"] and batch.snr_db.tolist() == [5.0 * i] * 3
+        assert np.array_equal(batch.mixture, arrays[f"mixture_{i}"])
+        assert np.array_equal(batch.sources, arrays[f"sources_{i}"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda a: a.clear(),
+        lambda a: a.pop("names_1"),
+        lambda a: a.update(more=np.zeros(3)),
+        lambda a: a.update(mixture_1=a["mixture_1"][:2]),
+        lambda a: a.update(mixture_0=a["mixture_0"][:, :50]),
+        lambda a: a.update(mixture_0=a["mixture_0"].astype(np.float64)),
+        lambda a: a.update(mixture_0=a["mixture_0"].astype(complex)),
+        lambda a: a.update(mixture_0=np.zeros((3, 100), bool)),
+        lambda a: a.update(mixture_0=a["mixture_0"][0]),
+        lambda a: a.update(sources_0=a["sources_0"][:, :1]),
+        lambda a: a["sources_0"].fill(np.nan),
+        lambda a: a["snr_db_1"].fill(np.inf),
+        lambda a: a.update(snr_db_0=np.array(["0"] * 3)),
+        lambda a: a.update(names_0=np.zeros(3)),
+        lambda a: a.update(names_0=np.array([None] * 3)),
+    ],
+)
+def test_a_set_of_other_arrays_is_damage(tmp_path, change):
+    path = tmp_path / "v.npz"
+    stored(path, change)
+    with pytest.raises(UserError, match=r"v.npz: is damaged, .* \(.*\); remove it, and it is made again"):
+        read_validation_set(path)
+
+
+def test_a_set_of_another_recipe_is_not_used(recordings, tmp_path):
+    out = tmp_path / "run"
+    train(recordings / "speech", recordings / "noise", out, CONFIG, RECIPE, steps=4)
+    stored(out / "validation.npz")
+    with pytest.raises(
+        UserError, match="validation.npz: has not the mixtures of the run's recipe; remove it"
+    ):
+        resume(out, steps=6)
+
+
 def test_a_validation_mixture_at_another_snr_is_refused(recordings, tmp_path, monkeypatch):
     right = mixing.mix
     monkeypatch.setattr(
