@@ -3,6 +3,7 @@
 import numpy as np
 
 from tasnet_np.errors import UserError
+from tasnet_np.network.execution import in_dtype_of
 from tasnet_np.sound.level import LEVEL_DB, at_level, fit_level
 from tasnet_np.sound.metrics import without_mean
 from tasnet_np.sound.resampling import resample
@@ -47,7 +48,7 @@ def separate(model, samples, rate):
     mixture = without_mean(samples).astype(np.float32)
     heard = resample(mixture, rate, model_rate)  # (channels, m)
     heard = np.stack([at_level(channel, LEVEL_DB) for channel in heard])
-    estimates = model.forward(heard, keep=False)  # (channels, 2, m)
+    estimates = model.forward(in_dtype_of(model, heard), keep=False)  # (channels, 2, m)
     check_answer(estimates)
     # Both resamplings round the length up, so that nothing is missing at the end.
     estimates = resample(estimates, model_rate, rate)[..., : samples.shape[-1]]  # (channels, 2, n)

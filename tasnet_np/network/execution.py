@@ -17,6 +17,11 @@ from tasnet_np.ops.tcn_block import tcn_blocks_inference
 from tasnet_np.ops.tcn_block_cpu import TILE
 
 
+def in_dtype_of(model, samples):
+    """Samples in the dtype that a model computes in: float32, unless it was made with float64."""
+    return samples.astype(getattr(model, "dtype", samples.dtype), copy=False)
+
+
 class ConvTasNet(Network):
     """The whole network.
 

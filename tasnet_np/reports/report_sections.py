@@ -9,6 +9,7 @@ import numpy as np
 
 from tasnet_np.listening.separate import separate
 from tasnet_np.network.config import SOURCES
+from tasnet_np.network.execution import in_dtype_of
 from tasnet_np.reports.html_page import picture, section, spectrogram_picture, table, wav
 from tasnet_np.reports.plots import figure, spectrogram
 
@@ -153,7 +154,7 @@ def masks(model, result):
     """Both masks of the median example, the filters from low to high."""
     order = np.argsort(result.si_snri["this model"])
     mixture = result.mixture[order[len(order) // 2]][None]
-    both = model.masks(mixture)[0]  # (2, N, T)
+    both = model.masks(in_dtype_of(model, mixture))[0]  # (2, N, T)
     w = model.encoder.own_params["w"].reshape(model.config.filters, -1)
     rows = np.argsort(peak_frequencies(w), kind="stable")
     pictures = []

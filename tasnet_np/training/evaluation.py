@@ -5,6 +5,7 @@ from tqdm import tqdm
 
 from tasnet_np.errors import UserError
 from tasnet_np.network.config import SOURCES
+from tasnet_np.network.execution import in_dtype_of
 from tasnet_np.sound.audio_files import read
 from tasnet_np.sound.level import fit_level, rms_db
 from tasnet_np.sound.metrics import PERCEPTUAL, perceptual_measures, sdr, si_snr, without_mean
@@ -17,7 +18,7 @@ SPEECH_COLUMNS = {  # what is measured of the speech at its level, and the head 
 
 def score(model, batch):
     """SI-SNR of every mixture of a batch, in dB: {"before", "si_snr", "si_snri"} of shape (B, 2), and the estimates."""
-    estimates = model.forward(batch.mixture, keep=False)  # (B, 2, n)
+    estimates = model.forward(in_dtype_of(model, batch.mixture), keep=False)  # (B, 2, n)
     before = si_snr(batch.mixture[:, None], batch.sources)  # (B, 2)
     after = si_snr(estimates, batch.sources)  # (B, 2)
     return {"before": before, "si_snr": after, "si_snri": after - before, "estimates": estimates}

@@ -7,6 +7,7 @@ read for the log.
 """
 
 from tasnet_np.compute.arrays import Inputs, recorded
+from tasnet_np.network.execution import in_dtype_of
 from tasnet_np.training.updates import clip_gradients
 
 
@@ -32,7 +33,7 @@ class Step:
 
     def __call__(self, batch):
         """batch has mixture (B, n) and sources (B, 2, n). Returns loss (dB) and gradient norm, floats."""
-        if self._inputs.bring(batch.mixture, batch.sources):
+        if self._inputs.bring(*(in_dtype_of(self.model, array) for array in (batch.mixture, batch.sources))):
             self.work = recorded(self._compute, self.model.device)
         self.optimizer.count()
         self.work()
