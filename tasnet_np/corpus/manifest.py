@@ -59,6 +59,7 @@ class Entry:
     level_db: float | None = None  # RMS in dBFS; None where only the header was read
     clipped: int = 0  # samples in runs of at least CLIPPED_RUN at full scale
     digest: str = ""  # of the samples; the same for two copies of a recording
+    noisy_digest: str = ""  # of a pair: the same of the noisy recording
 
     @property
     def seconds(self):
@@ -128,16 +129,15 @@ def inspect(found, *, contents=True, progress=False, threads=2):
 def _inspect_one(one, folder, contents):
     """The Entry of one Found; `folder` is the index of its folder."""
     files = [AudioFile(one.folder / name, header=not contents) for name in (one.path, one.noisy) if name]
-    measured = (
-        [_contents(file) for file in files][0] if contents else {}
-    )  # both are read, the first is measured
+    measured, *of_noisy = [_contents(file) for file in files] if contents else [{}]
+    noisy_digest = of_noisy[0]["digest"] if of_noisy else ""
     headers = [_header(file) for file in files]
     if headers[-1] != headers[0]:
         raise UserError(
             f"{files[1].path}: differs from {files[0].path} in rate, channels or length; cut both alike"
         )
     rate, channels, frames = headers[0]
-    about = {"speaker": one.speaker, "part": one.part, "noisy": one.noisy}
+    about = {"speaker": one.speaker, "part": one.part, "noisy": one.noisy, "noisy_digest": noisy_digest}
     return Entry(
         one.kind, folder, one.path, rate, channels, measured.pop("frames", frames), **about, **measured
     )
@@ -187,7 +187,8 @@ def count_clipped(samples):
 def make_manifest(found, problems=(), *, seed=0, share=0.2, hold_out=(), contents=True, progress=False):
     """Inspect files and part them into training and validation, and test where the corpus has such a part.
 
-    No two parts share a speaker, a noise recording, a room response or a copy of a recording.
+    No two parts share a speaker, a noise recording, a room response or a copy of a recording, the clean recording
+    of a pair included.
 
     Parameters
     ----------
@@ -219,17 +220,38 @@ def make_manifest(found, problems=(), *, seed=0, share=0.2, hold_out=(), content
 
 
 def _without_copies(entries, folders):
-    """The entries without later copies of an earlier one, and a line for each copy left out."""
-    first, kept, problems = {}, [], []
+    """The entries without copies, and a line for each copy left out.
+
+    A pair is a copy of another one if both its recordings are. Pairs may share a clean recording, as the same speech
+    at several SNRs does, but not with speech that the corpus itself has put into another part.
+    """
+    first, first_speech, kept, problems = {}, {}, [], []
     for entry in entries:
-        key = (entry.kind, entry.digest)
-        if entry.digest and key in first:
-            path, original = (Path(folders[e.folder], e.path) for e in (entry, first[key]))
-            problems.append(f"skipped {path}: is a copy of {original}; remove it")
-        else:
-            first[key] = entry
+        if not entry.digest:  # only the header was read
             kept.append(entry)
+            continue
+        if entry.kind in ("speech", "pair"):
+            speech = first_speech.setdefault(entry.digest, entry)
+            if _fixed_part(speech) != _fixed_part(entry):
+                problems.append(_copy_of(speech, entry, folders, ", which is in another part"))
+                continue
+        original = first.setdefault((entry.kind, entry.digest, entry.noisy_digest), entry)
+        if original is entry:
+            kept.append(entry)
+        else:
+            problems.append(_copy_of(original, entry, folders))
     return kept, problems
+
+
+def _copy_of(original, entry, folders, more=""):
+    """A line about a recording left out."""
+    path, original = (Path(folders[e.folder], e.path) for e in (entry, original))
+    return f"skipped {path}: is a copy of {original}{more}; remove it"
+
+
+def _fixed_part(entry):
+    """The part that the corpus gives, if `parted` cannot change it; else ""."""
+    return "" if entry.part == "training" else entry.part
 
 
 def parted(entries, *, seed=0, share=0.2, hold_out=()):
@@ -288,18 +310,52 @@ def _to_be_parted(entries, *kinds):
 
 
 def _held_out_speech(speech, share, rng, hold_out):
-    """The entries of some speakers: of those in `hold_out`, or of a random share of them."""
+    """The entries of some speakers: of those in `hold_out`, or of a random share of them.
+
+    Speakers who share a recording stay together. Where there is but one speaker, or all of them stay together, the
+    recordings are parted instead.
+    """
     names = sorted({entry.speaker for entry in speech})
+    groups = _together(names, [(entry.speaker, entry.digest) for entry in speech])
     if hold_out:
         held = [name for name in names if name in hold_out]
         if len(held) == len(names) or len(held) < len(set(hold_out)):
             asked, known = ", ".join(hold_out), ", ".join(names)
             raise UserError(f"hold_out {asked}: name some, but not all, of the speakers {known}")
-    elif len(names) == 1:  # a single speaker: its recordings are parted
-        return _held_out("speech clips", speech, share, rng)
+        for group in groups:
+            if 0 < len(set(group) & set(held)) < len(group):
+                raise UserError(f"hold_out: {', '.join(group)} share a recording; name all of them, or none")
+    elif len(groups) == 1:
+        clips = _together(range(len(speech)), [(i, entry.digest) for i, entry in enumerate(speech)])
+        return [speech[i] for group in _held_out("speech clips", clips, share, rng) for i in group]
     else:
-        held = _held_out("speakers", names, share, rng)
+        held = [name for group in _held_out("speakers", groups, share, rng) for name in group]
     return [entry for entry in speech if entry.speaker in held]
+
+
+def _together(items, keys):
+    """Lists of the items that have to stay together, as they have a key in common.
+
+    Parameters
+    ----------
+    items : sequence of hashable
+    keys : list of (item, str)
+        A key of an item. An empty one is in common with none.
+
+    Returns
+    -------
+    list of list
+        In the order of the items.
+    """
+    group_of, first = {item: [item] for item in items}, {}
+    for item, key in keys:
+        mine, other = group_of[item], group_of[first.setdefault(key, item)]
+        if key and mine is not other:
+            other += mine
+            group_of.update(dict.fromkeys(mine, other))
+    place = {item: i for i, item in enumerate(items)}
+    groups = {id(group): sorted(group, key=place.get) for group in group_of.values()}
+    return list(groups.values())
 
 
 def _held_out(what, items, share, rng):

@@ -405,7 +405,7 @@ WRONG_ENTRIES += [
     (name, value) for name in NUMBERS for value in ("1", -1, 1.5, float("nan"), float("inf"), 10**400)
 ]
 WRONG_ENTRIES += [
-    (name, 7) for name in ("kind", "path", "part", "speaker", "noisy", "digest")
+    (name, 7) for name in ("kind", "path", "part", "speaker", "noisy", "digest", "noisy_digest")
 ]
 WRONG_ENTRIES += [("level_db", value) for value in ("loud", [], float("nan"), float("-inf"), 10**400)]
 WRONG_ENTRIES += [("kind", "music"), ("kind", "pair"), ("noisy", "b.wav"), ("part", ""), ("part", "spare")]
@@ -457,6 +457,116 @@ def test_deep_and_strange_manifests(tmp_path, data):
     (tmp_path / "manifest.json").write_bytes(data)
     with pytest.raises(UserError, match="manifest.json: is damaged or not a tasnet_np manifest"):
         manifest.load(tmp_path / "manifest.json")
+
+
+# Pairs that share a clean recording.
+
+
+def several_snrs(root, speakers=4, clips=3, snrs=4, clean="clean_train"):
+    """The same speech at several SNRs, each with its own copy of the clean recording, as such corpora have it."""
+    for k in range(speakers):
+        for i in range(clips):
+            for j in range(snrs):
+                name = f"p{200 + k}_{i:03}_{j}.wav"
+                speech = record(root / clean / name, seed=[k, i])
+                noise = 0.02 * (j + 1) * np.random.default_rng([k, i, j, 1]).standard_normal(speech.shape)
+                path = root / clean.replace("clean", "noisy") / name
+                path.parent.mkdir(exist_ok=True)
+                audio_files.write(path, speech + noise, RATE)
+    return root
+
+
+def one_side_each(entries):
+    """Whether all entries with one clean recording are in one part."""
+    parts = {}
+    for entry in entries:
+        parts.setdefault(entry.digest, set()).add(entry.part)
+    return all(len(one) == 1 for one in parts.values())
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("speakers, clips", [(4, 3), (1, 6)])
+def test_pairs_that_share_a_clean_recording_are_kept_and_stay_together(tmp_path, speakers, clips, seed):
+    _, found, problems = layouts.recognise(several_snrs(tmp_path, speakers, clips))
+    made = make_manifest(found, problems, seed=seed, share=0.3)
+    assert len(made.entries) == 4 * speakers * clips and made.problems == []
+    assert one_side_each(made.entries)
+    assert {entry.part for entry in made.entries} == {"training", "validation"}
+    assert len({entry.digest for entry in made.entries}) == speakers * clips
+    assert len({entry.noisy_digest for entry in made.entries}) == 4 * speakers * clips
+    manifest.save(made, tmp_path / "manifest.json")
+    assert manifest.load(tmp_path / "manifest.json") == made
+    assert len(open_corpus(made, "training", RATE, Store()).pairs) == len(made.part("training"))
+
+
+def test_a_pair_is_a_copy_only_if_both_recordings_are(tmp_path):
+    root = several_snrs(tmp_path, speakers=2, clips=1, snrs=2)
+    for side in ("clean_train", "noisy_train"):
+        (root / side / "p209_x.wav").write_bytes((root / side / "p200_000_1.wav").read_bytes())
+    _, found, problems = layouts.recognise(root)
+    made = make_manifest(found, problems)
+    assert len(made.entries) == 4
+    (line,) = made.problems
+    assert "p209_x.wav: is a copy of" in line and line.endswith("p200_000_1.wav; remove it")
+    assert "1 copies" in manifest.table(made)
+
+
+def test_speakers_who_share_a_clean_recording_stay_together(tmp_path):
+    """As two names of one speaker do. They are parted together, and cannot be held out alone."""
+    root = several_snrs(tmp_path, speakers=4, clips=1, snrs=1)
+    speech = record(root / "clean_train" / "p300_000.wav", seed=[1, 0])
+    audio_files.write(root / "noisy_train" / "p300_000.wav", np.clip(speech * 1.2, -1, 1), RATE)
+    _, found, problems = layouts.recognise(root)
+    held = set()
+    for seed in range(20):
+        made = make_manifest(found, problems, seed=seed)
+        part = {entry.speaker: entry.part for entry in made.entries}
+        assert len(part) == 5 and part["p201"] == part["p300"]
+        assert set(part.values()) == {"training", "validation"}
+        held.add(part["p201"])
+    assert held == {"training", "validation"}
+    with pytest.raises(UserError, match="hold_out: p201, p300 share a recording; name all of them, or none"):
+        make_manifest(found, problems, hold_out=["p300"])
+    made = make_manifest(found, problems, hold_out=["p201", "p300"])
+    assert {entry.speaker for entry in made.part("validation")} == {"p201", "p300"}
+
+
+def test_where_all_speakers_share_a_recording_the_recordings_are_parted(tmp_path):
+    root = several_snrs(tmp_path, speakers=3, clips=3, snrs=1)
+    for k in range(3):
+        speech = record(root / "clean_train" / f"p{200 + k}_009.wav", seed=5)
+        audio_files.write(root / "noisy_train" / f"p{200 + k}_009.wav", speech * (1 + k / 9), RATE)
+    _, found, problems = layouts.recognise(root)
+    made = make_manifest(found, problems)
+    assert len(made.entries) == 12 and one_side_each(made.entries)
+    assert {entry.part for entry in made.entries} == {"training", "validation"}
+
+
+def test_a_clean_recording_in_two_given_parts_stays_in_one_of_them(tmp_path):
+    several_snrs(tmp_path, speakers=3, clips=2, snrs=2)
+    several_snrs(
+        tmp_path, speakers=1, clips=3, snrs=2, clean="clean_test"
+    )  # two clips of three are those above
+    _, found, problems = layouts.recognise(tmp_path)
+    made = make_manifest(found, problems)
+    assert one_side_each(made.entries)
+    assert len(made.part("test")) == 6 and len(made.entries) == 12 + 6 - 4
+    assert len(made.problems) == 4
+    assert all(
+        "is a copy of" in line and line.endswith("in another part; remove it") for line in made.problems
+    )
+
+
+def test_speech_and_the_clean_side_of_a_pair_stay_together(tmp_path):
+    _, pairs, _ = layouts.recognise(several_snrs(tmp_path / "pairs", speakers=1, clips=6, snrs=2))
+    for i in range(6):
+        record(tmp_path / "speech" / "p200" / f"{i}.wav", seed=[0, i])
+    for i in range(2):
+        record(tmp_path / "noise" / f"{i}.wav", seed=[9, i])
+    found = pairs + layouts.folders(tmp_path / "speech", tmp_path / "noise")[0]
+    for seed in range(5):
+        made = make_manifest(found, seed=seed)
+        assert len(made.entries) == 12 + 6 + 2 and one_side_each(made.entries)
 
 
 # Pairs as training material.
