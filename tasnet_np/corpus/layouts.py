@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasnet_np.errors import UserError
-from tasnet_np.sound.audio_files import find_audio
+from tasnet_np.sound.audio_files import check_folder, find_audio
 
 ROOT_SPEAKER = "."  # speaker of the files that lie directly in the speech folder
 PARTS = ("training", "validation", "test")
@@ -59,6 +59,8 @@ def folders(speech, noise=None, rooms=None):
     given = [
         (kind, folder) for kind, folder in (("speech", speech), ("noise", noise), ("room", rooms)) if folder
     ]
+    for _, folder in given:
+        check_folder(folder)
     for (kind, first), (_, second) in itertools.combinations(given, 2):
         a, b = Path(first).resolve(), Path(second).resolve()
         if a.is_relative_to(b) or b.is_relative_to(a):

@@ -298,6 +298,13 @@ def check_finite(path, samples):
         raise UserError(f"{path}: {bad} of {samples.size} samples are NaN or infinite; mend them")
 
 
+def check_folder(folder):
+    """Raise UserError where there is no such folder."""
+    if not os.path.isdir(folder):
+        found = "is not a folder" if os.path.exists(folder) else "does not exist"
+        raise UserError(f"{folder}: {found}; give a folder of audio files")
+
+
 def find_audio(folder):
     """List the files below a folder, by suffix.
 
@@ -318,9 +325,7 @@ def find_audio(folder):
         The folder is missing, is not a folder, cannot be listed, or has no audio files.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        found = "is not a folder" if folder.exists() else "does not exist"
-        raise UserError(f"{folder}: {found}; give a folder of audio files")
+    check_folder(folder)
 
     def refuse(error):
         raise UserError(f"{error.filename}: cannot be listed ({error.strerror}); check permissions")

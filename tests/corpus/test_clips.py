@@ -103,6 +103,17 @@ def test_overlapping_folders_are_refused(folders):
             load_corpus(*pair, RATE)
 
 
+def test_a_missing_folder_is_missing_wherever_it_would_be(folders):
+    speech, noise = folders
+    for missing in (speech / "missing", speech.parent / "missing"):
+        for pair in ((missing, noise), (speech, missing), (missing, missing), (missing, missing / "inside")):
+            with pytest.raises(UserError, match="missing: does not exist; give a folder of audio files"):
+                load_corpus(*pair, RATE)
+    file = next(noise.iterdir())
+    with pytest.raises(UserError, match="is not a folder; give a folder of audio files"):
+        load_corpus(file, noise, RATE)
+
+
 # The store.
 
 
