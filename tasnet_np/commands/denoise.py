@@ -4,32 +4,47 @@ import json
 import os
 import sys
 
+from tasnet_np.commands.arguments import nonempty, number
 from tasnet_np.commands.shared import MODEL_HELP, add_command, add_computing, compute_as
 
 
 def add(commands):
     added = add_command(commands, "denoise", _denoise, "Take the noise out of recordings.")
-    added.add_argument("inputs", nargs="+", metavar="IN", help="audio files and folders")
-    added.add_argument("--model", default="pretrained", metavar="RUN", help=MODEL_HELP)
+    added.add_argument("inputs", nargs="+", type=nonempty, metavar="IN", help="audio files and folders")
+    added.add_argument("--model", type=nonempty, default="pretrained", metavar="RUN", help=MODEL_HELP)
     added.add_argument(
-        "-o", "--output", required=True, metavar="OUT", help="a file for one input, else a folder"
+        "-o",
+        "--output",
+        type=nonempty,
+        required=True,
+        metavar="OUT",
+        help="a file for one input, else a folder",
     )
-    added.add_argument("--noise-out", metavar="OUT", help="the same for the background that was removed")
+    added.add_argument(
+        "--noise-out", type=nonempty, metavar="OUT", help="the same for the background that was removed"
+    )
     added.add_argument(
         "--segment-seconds",
-        type=float,
+        type=number("segment-seconds", float, _segments),
         metavar="S",
         help="for models that are not causal, if memory is short: overlapping segments of S seconds; "
         "at 30 s, what they change is below -30 dB of the output",
     )
     added.add_argument(
         "--plot",
+        type=nonempty,
         metavar="PICTURE",
         help="spectrograms before and after: a .png, .pdf or .svg for one input, else a folder",
     )
     added.add_argument("--json", action="store_true", help="print the files written as JSON")
     added.add_argument("--quiet", action="store_true", help="no progress bar, no list of files")
     add_computing(added)
+
+
+def _segments():
+    from tasnet_np.listening.long_files import SEGMENT_SECONDS
+
+    return SEGMENT_SECONDS
 
 
 def _denoise(options):

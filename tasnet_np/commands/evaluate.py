@@ -2,38 +2,57 @@
 
 import sys
 
-from tasnet_np.commands.shared import add_command, add_computing, as_json, compute_as
+from tasnet_np.commands.arguments import choice, nonempty, number
+from tasnet_np.commands.shared import (
+    add_command,
+    add_computing,
+    add_mixtures,
+    as_json,
+    check_mixtures,
+    compute_as,
+)
 from tasnet_np.errors import UserError
+from tasnet_np.ranges import SEED, SNR
 
 
 def add(commands):
     evaluate = add_command(commands, "evaluate", _evaluate, "Measure a model on mixtures of known sources.")
-    evaluate.add_argument("--model", required=True, metavar="RUN", help="a run's folder, or an .npz file")
-    evaluate.add_argument("--speech", metavar="DIR", help="clean speech; by default what the run held out")
-    evaluate.add_argument("--noise", metavar="DIR", help="noise recordings; likewise")
-    evaluate.add_argument("--part", default="validation", help="of the run's recordings: validation or test")
-    evaluate.add_argument("--snr-db", type=float, nargs="+", default=[-5, 0, 5, 10, 15], help="input SNRs")
-    evaluate.add_argument("--mixtures", type=int, default=25, help="for each SNR")
-    evaluate.add_argument("--seconds", type=float, default=3.0, help="length of a mixture")
-    evaluate.add_argument("--seed", type=int, default=1, help="of the mixtures")
+    evaluate.add_argument(
+        "--model", type=nonempty, required=True, metavar="RUN", help="a run's folder, or an .npz file"
+    )
+    evaluate.add_argument(
+        "--speech", type=nonempty, metavar="DIR", help="clean speech; by default what the run held out"
+    )
+    evaluate.add_argument("--noise", type=nonempty, metavar="DIR", help="noise recordings; likewise")
+    part = choice(("validation", "test"))
+    evaluate.add_argument(
+        "--part", type=part, default="validation", help="of the run's recordings: validation or test"
+    )
+    snrs = number("snr-db", float, SNR)
+    evaluate.add_argument("--snr-db", type=snrs, nargs="+", default=[-5, 0, 5, 10, 15], help="input SNRs")
+    add_mixtures(evaluate, most_seconds=3600)
+    evaluate.add_argument("--seed", type=number("seed", int, SEED), default=1, help="of the mixtures")
     evaluate.add_argument("--json", action="store_true", help="print the numbers as JSON")
     evaluate.add_argument("--quiet", action="store_true", help="no progress bar, no remarks")
     add_computing(evaluate)
 
     compare = add_command(commands, "compare", _compare, "Hold recordings against the clean speech in them.")
-    compare.add_argument("files", nargs="+", metavar="FILE", help="the noisy one first, then denoised ones")
-    compare.add_argument("--clean", required=True, metavar="FILE", help="the speech alone")
-    compare.add_argument("--plot", metavar="PICTURE", help="draw their spectrograms (.png, .pdf, .svg)")
+    compare.add_argument(
+        "files", nargs="+", type=nonempty, metavar="FILE", help="the noisy one first, then denoised ones"
+    )
+    compare.add_argument("--clean", type=nonempty, required=True, metavar="FILE", help="the speech alone")
+    compare.add_argument(
+        "--plot", type=nonempty, metavar="PICTURE", help="draw their spectrograms (.png, .pdf, .svg)"
+    )
     compare.add_argument("--json", action="store_true", help="print the numbers as JSON")
 
 
 def _evaluate(options):
-    from tasnet_np.corpus.mixing import fixed_batches
+    from tasnet_np.corpus.mixing import fixed_batches, samples_in
     from tasnet_np.network.checkpoint import load
     from tasnet_np.training.evaluation import evaluate, table
 
-    if options.mixtures < 1 or not 0 < options.seconds < 3600:
-        raise UserError(f"--mixtures {options.mixtures}, --seconds {options.seconds}: give positive numbers")
+    check_mixtures(options, len(options.snr_db))
     if bool(options.speech) != bool(options.noise):
         raise UserError("--speech, --noise: give both folders, or none to use what the run held out")
     device = compute_as(options)
@@ -41,7 +60,7 @@ def _evaluate(options):
     rate = model.config.sample_rate
     batches = fixed_batches(
         _unheard(options, rate),
-        samples=round(options.seconds * rate),
+        samples=samples_in(options.seconds, rate),
         rate=rate,
         snrs_db=options.snr_db,
         per_snr=options.mixtures,
@@ -73,8 +92,6 @@ def _held_out(folder, options, rate):
     """A part that a run did not train on."""
     from tasnet_np.corpus.clips import Store, open_corpus
 
-    if options.part not in ("validation", "test"):
-        raise UserError(f"--part {options.part}: give validation or test")
     if not options.quiet:
         print("using only the speakers and noises held out from training", file=sys.stderr)
     return open_corpus(folder.read_manifest(), options.part, rate, Store())

@@ -1,13 +1,15 @@
 """tasnet-np gradcheck: check every gradient against finite differences."""
 
+from tasnet_np.commands.arguments import number
 from tasnet_np.commands.shared import add_command
+from tasnet_np.ranges import SEED
 
 
 def add(commands):
     added = add_command(
         commands, "gradcheck", _gradcheck, "Check every hand-written gradient against finite differences."
     )
-    added.add_argument("--seed", type=int, default=0, help="of the random inputs")
+    added.add_argument("--seed", type=number("seed", int, SEED), default=0, help="of the random inputs")
 
 
 def _gradcheck(options):

@@ -1,14 +1,17 @@
 """tasnet-np info: describe a model."""
 
+from tasnet_np.commands.arguments import nonempty, number, preset
 from tasnet_np.commands.shared import add_command, announce_compiling
 from tasnet_np.errors import UserError
+from tasnet_np.ranges import Range
 
 
 def add(commands):
     added = add_command(commands, "info", _info, "Describe a model.")
-    added.add_argument("--model", metavar="RUN", help="a run's folder, or an .npz file")
-    added.add_argument("--preset", help="an untrained model instead: small, paper or origin")
-    added.add_argument("--seconds", type=float, default=10.0, help="length that the memory is for")
+    added.add_argument("--model", type=nonempty, metavar="RUN", help="a run's folder, or an .npz file")
+    added.add_argument("--preset", type=preset, help="an untrained model instead: small, paper or origin")
+    seconds = number("seconds", float, Range(0, 1_000_000, above=True))
+    added.add_argument("--seconds", type=seconds, default=10.0, help="length that the memory is for")
 
 
 def _info(options):
@@ -17,8 +20,6 @@ def _info(options):
 
     if bool(options.model) == bool(options.preset):
         raise UserError("--model, --preset: give one of them")
-    if not options.seconds > 0:
-        raise UserError(f"--seconds {options.seconds}: give a length above 0")
     config = load(options.model).config if options.model else Config.preset(options.preset)
     print(describe(config, options.seconds))
     if config.norm != "gLN":

@@ -4,19 +4,19 @@ Exit status: 0 done; 1 a check failed; 2 a mistake in the input, told in one lin
 141 the reader of the output has gone (what a shell reports for a program that SIGPIPE ended).
 """
 
-import argparse
 import os
 import sys
 
 from tasnet_np import __version__
 from tasnet_np.commands import denoise, evaluate, gradcheck, info, prepare, report, stream, train
+from tasnet_np.commands.arguments import Parser
 from tasnet_np.errors import UserError
 
 
 def main(arguments=None):
     """Run one command; return the exit status."""
-    options = _parser().parse_args(arguments)
     try:
+        options = _parser().parse_args(arguments)
         return options.run(options)
     except (UserError, ValueError) as error:
         print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
@@ -33,7 +33,7 @@ def main(arguments=None):
 
 
 def _parser():
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="tasnet-np",
         description="Speech denoising with a Conv-TasNet written by hand.",
         epilog="Exit status: 0 done; 1 a check failed; 2 a mistake in the input, told in one line; 130 stopped by "

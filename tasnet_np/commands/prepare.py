@@ -3,8 +3,10 @@
 import json
 import sys
 
+from tasnet_np.commands.arguments import nonempty, number
 from tasnet_np.commands.shared import add_command
 from tasnet_np.errors import UserError
+from tasnet_np.ranges import SEED, SHARE
 
 
 def add(commands):
@@ -12,18 +14,26 @@ def add(commands):
     added.add_argument(
         "corpus",
         nargs="*",
+        type=nonempty,
         metavar="DIR",
         help="corpora of a known layout: LibriSpeech, LibriMix, "
         "VoiceBank-DEMAND and other clean/noisy pairs, MS-SNSD, DNS",
     )
-    added.add_argument("--speech", metavar="DIR", help="clean speech, a folder per speaker")
-    added.add_argument("--noise", metavar="DIR", help="noise recordings")
-    added.add_argument("--rooms", metavar="DIR", help="room impulse responses")
-    added.add_argument("--out", metavar="FILE", default="manifest.json", help="the manifest to write")
-    added.add_argument("--plot", metavar="PICTURE", help="draw lengths, levels and rates (.png, .pdf, .svg)")
-    added.add_argument("--seed", type=int, default=0, help="of the parts")
-    added.add_argument("--share", type=float, default=0.2, help="of the speakers and noises, for validation")
-    added.add_argument("--hold-out", nargs="+", metavar="SPEAKER", default=[], help="speakers to validate on")
+    added.add_argument("--speech", type=nonempty, metavar="DIR", help="clean speech, a folder per speaker")
+    added.add_argument("--noise", type=nonempty, metavar="DIR", help="noise recordings")
+    added.add_argument("--rooms", type=nonempty, metavar="DIR", help="room impulse responses")
+    added.add_argument(
+        "--out", type=nonempty, metavar="FILE", default="manifest.json", help="the manifest to write"
+    )
+    added.add_argument(
+        "--plot", type=nonempty, metavar="PICTURE", help="draw lengths, levels and rates (.png, .pdf, .svg)"
+    )
+    added.add_argument("--seed", type=number("seed", int, SEED), default=0, help="of the parts")
+    share = number("share", float, SHARE)
+    added.add_argument("--share", type=share, default=0.2, help="of the speakers and noises, for validation")
+    added.add_argument(
+        "--hold-out", nargs="+", type=nonempty, metavar="SPEAKER", default=[], help="speakers to validate on"
+    )
     added.add_argument(
         "--headers-only",
         action="store_true",

@@ -1,31 +1,35 @@
 """tasnet-np report: write one page about a run."""
 
-from tasnet_np.commands.shared import add_command, add_computing, compute_as
-from tasnet_np.errors import UserError
+from tasnet_np.commands.arguments import nonempty
+from tasnet_np.commands.shared import add_command, add_computing, add_mixtures, check_mixtures, compute_as
 
 
 def add(commands):
     added = add_command(commands, "report", _report, "Write one page about a run, to read and to listen to.")
-    added.add_argument("folder", metavar="RUN", help="folder of a training run")
+    added.add_argument("folder", type=nonempty, metavar="RUN", help="folder of a training run")
     added.add_argument(
-        "-o", "--output", metavar="FILE", help="the page; report.html in the run's folder by default"
+        "-o",
+        "--output",
+        type=nonempty,
+        metavar="FILE",
+        help="the page; report.html in the run's folder by default",
     )
     added.add_argument(
-        "--baselines", metavar="FILE", help="scores of other methods (tests/benchmarks/baselines.py)"
+        "--baselines",
+        type=nonempty,
+        metavar="FILE",
+        help="scores of other methods (tests/benchmarks/baselines.py)",
     )
-    added.add_argument("--mixtures", type=int, default=25, help="for each input SNR")
-    added.add_argument("--seconds", type=float, default=3.0, help="length of a mixture")
+    add_mixtures(added, most_seconds=60)
     added.add_argument("--quiet", action="store_true", help="no progress bar")
     add_computing(added, devices=False)
 
 
 def _report(options):
     from tasnet_np.reports.report import report
+    from tasnet_np.training.recipe import VALIDATION_SNRS_DB
 
-    if options.mixtures < 1 or not 0 < options.seconds < 60:
-        raise UserError(
-            f"--mixtures {options.mixtures}, --seconds {options.seconds}: give at least 1, and below 60"
-        )
+    check_mixtures(options, len(VALIDATION_SNRS_DB))
     compute_as(options)
     page = report(
         options.folder,

@@ -2,8 +2,11 @@
 
 import sys
 
+from tasnet_np.commands.arguments import choice, nonempty, number
 from tasnet_np.commands.shared import MODEL_HELP, add_command, announce_compiling
 from tasnet_np.errors import UserError
+from tasnet_np.network.config import SIZES, SOURCES
+from tasnet_np.ranges import Range
 
 
 def add(commands):
@@ -14,28 +17,48 @@ def add(commands):
         "Take the noise out of sound in a pipe: standard input to standard output.",
     )
     _add_streaming(stream)
-    stream.add_argument("--source", default="speech", help="speech or noise: what to let through")
-    stream.add_argument("--raw", metavar="ENCODING", help="samples without a WAV header: s16le, f32le, ...")
-    stream.add_argument("--channels", type=int, help="of raw samples; 1 by default")
+    stream.add_argument(
+        "--source", type=choice(SOURCES), default="speech", help="speech or noise: what to let through"
+    )
+    stream.add_argument(
+        "--raw",
+        type=choice(_encodings),
+        metavar="ENCODING",
+        help="samples without a WAV header: s16le, f32le, ...",
+    )
+    channels = number("channels", int, Range(1, 256, whole=True))
+    stream.add_argument("--channels", type=channels, help="of raw samples; 1 by default")
 
     live = add_command(
         commands, "live", _live, "Take the noise out of a microphone's sound and play it. Ctrl-C ends it."
     )
     _add_streaming(live)
-    live.add_argument("--seconds", type=float, default=float("inf"), help="how long")
+    seconds = number("seconds", float, Range(0, above=True))
+    live.add_argument("--seconds", type=seconds, default=float("inf"), help="how long")
+
+
+def _encodings():
+    from tasnet_np.listening.pcm_stream import ENCODINGS
+
+    return ENCODINGS
 
 
 def _add_streaming(added):
     """Options of both commands."""
-    added.add_argument("--model", default="pretrained", metavar="RUN", help=MODEL_HELP)
+    added.add_argument("--model", type=nonempty, default="pretrained", metavar="RUN", help=MODEL_HELP)
     added.add_argument("--no-level", action="store_true", help="leave the level as the network gives it")
     added.add_argument(
-        "--memory-seconds", type=float, default=float("inf"), help="time after which old sound is forgotten"
+        "--memory-seconds",
+        type=number("memory-seconds", float, Range(0.001)),
+        default=float("inf"),
+        help="time after which old sound is forgotten",
     )
+    rate = number("rate", int, SIZES["sample_rate"])
     added.add_argument(
-        "--rate", type=int, help="of raw samples or the sound device, in Hz; the model's by default"
+        "--rate", type=rate, help="of raw samples or the sound device, in Hz; the model's by default"
     )
-    added.add_argument("--block-ms", type=float, default=10.0, help="most sound taken in at once")
+    block = number("block-ms", float, Range(0, 10_000, above=True))
+    added.add_argument("--block-ms", type=block, default=10.0, help="most sound taken in at once")
 
 
 def _streaming(options):

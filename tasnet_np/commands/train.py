@@ -3,8 +3,10 @@
 import argparse
 import dataclasses
 
+from tasnet_np.commands.arguments import choice, nonempty, number, preset
 from tasnet_np.commands.shared import add_command, add_computing, compute_as
 from tasnet_np.errors import UserError
+from tasnet_np.ranges import SNR, Range
 
 RECIPE = [  # the defaults in brackets are those of recipe.Recipe; a test compares them
     ("seed", int, "of weights, split and mixtures (0)"),
@@ -39,12 +41,14 @@ RECIPE = [  # the defaults in brackets are those of recipe.Recipe; a test compar
 
 def add(commands):
     added = add_command(commands, "train", _train, "Train a denoiser on your own speech and noise.")
-    added.add_argument("--speech", metavar="DIR", help="clean speech, a folder per speaker")
-    added.add_argument("--noise", metavar="DIR", help="noise recordings")
-    added.add_argument("--rooms", metavar="DIR", help="room impulse responses, for --room")
-    added.add_argument("--manifest", metavar="FILE", help="what tasnet-np prepare wrote, instead of folders")
-    added.add_argument("--out", metavar="RUN", required=True, help="folder for the run")
-    added.add_argument("--preset", help="small, paper or origin (small)")
+    added.add_argument("--speech", type=nonempty, metavar="DIR", help="clean speech, a folder per speaker")
+    added.add_argument("--noise", type=nonempty, metavar="DIR", help="noise recordings")
+    added.add_argument("--rooms", type=nonempty, metavar="DIR", help="room impulse responses, for --room")
+    added.add_argument(
+        "--manifest", type=nonempty, metavar="FILE", help="what tasnet-np prepare wrote, instead of folders"
+    )
+    added.add_argument("--out", type=nonempty, metavar="RUN", required=True, help="folder for the run")
+    added.add_argument("--preset", type=preset, help="small, paper or origin (small)")
     added.add_argument(
         "--non-causal",
         action="store_true",
@@ -52,13 +56,21 @@ def add(commands):
         "recording at once (gLN), which is better, but cannot stream",
     )
     added.add_argument(
-        "--from", dest="start", metavar="MODEL", help="fine-tune this run or .npz file, or `pretrained`"
+        "--from",
+        type=nonempty,
+        dest="start",
+        metavar="MODEL",
+        help="fine-tune this run or .npz file, or `pretrained`",
     )
-    added.add_argument("--minutes", type=float, help="stop after so many minutes (10, if no --steps)")
-    added.add_argument("--steps", type=int, help="stop after so many steps")
+    added.add_argument(
+        "--minutes", type=_of_goal("minutes", float), help="stop after so many minutes (10, if no --steps)"
+    )
+    added.add_argument("--steps", type=_of_goal("steps", int), help="stop after so many steps")
     added.add_argument("--resume", action="store_true", help="continue the run in --out")
-    added.add_argument("--cache-mb", type=float, default=1024, help="most memory for recordings")
-    added.add_argument("--workers", type=int, default=1, help="threads that mix")
+    cache = number("cache-mb", float, Range(0, 1e9, above=True))
+    added.add_argument("--cache-mb", type=cache, default=1024, help="most memory for recordings")
+    workers = number("workers", int, Range(1, 256, whole=True))
+    added.add_argument("--workers", type=workers, default=1, help="threads that mix")
     added.add_argument("--quiet", action="store_true", help="no progress bar")
     add_computing(added)
     _add_recipe(added.add_argument_group("recipe"))
@@ -67,13 +79,42 @@ def add(commands):
 def _add_recipe(group):
     unset = argparse.SUPPRESS  # the default is the recipe's own
     for name, kind, text in RECIPE:
-        group.add_argument(f"--{name}", type=kind, default=unset, help=text)
+        group.add_argument(f"--{name}", type=_of_recipe(name, kind), default=unset, help=text)
+    snr = number("snr-db", float, SNR)
     group.add_argument(
-        "--snr-db", type=float, nargs=2, metavar=("LOW", "HIGH"), default=unset, help="range (-5 15)"
+        "--snr-db", type=snr, nargs=2, metavar=("LOW", "HIGH"), default=unset, help="range (-5 15)"
     )
     group.add_argument(
-        "--hold-out", nargs="+", metavar="SPEAKER", default=unset, help="speakers to validate on"
+        "--hold-out",
+        nargs="+",
+        type=nonempty,
+        metavar="SPEAKER",
+        default=unset,
+        help="speakers to validate on",
     )
+
+
+def _of_goal(name, kind):
+    """The type of an option that is a number of the goal."""
+
+    def allowed():
+        from tasnet_np.training.clock import RANGES
+
+        return RANGES[name]
+
+    return number(name, kind, allowed)
+
+
+def _of_recipe(option, kind):
+    """The type of an option that is a field of the recipe."""
+    name = option.replace("-", "_")
+
+    def allowed():
+        from tasnet_np.training import recipe
+
+        return recipe.SCHEDULES if kind is str else recipe.RANGES[name]
+
+    return choice(allowed) if kind is str else number(name, kind, allowed)
 
 
 def _train(options):
@@ -88,9 +129,6 @@ def _train(options):
 
 def _how(options):
     """What `train` and `resume` are told alike: when to stop, and how to compute."""
-    if not options.cache_mb > 0 or options.workers < 1:
-        given = f"--cache-mb {options.cache_mb:g}, --workers {options.workers}"
-        raise UserError(f"{given}: give more than 0, and at least 1")
     return {
         "minutes": options.minutes, "steps": options.steps, "path": options.path, "quiet": options.quiet,
         "cache_bytes": round(options.cache_mb * 1e6), "workers": options.workers, "device": compute_as(options),

@@ -14,11 +14,13 @@ import numpy as np
 from tasnet_np.errors import UserError
 from tasnet_np.listening.separate import check_answer
 from tasnet_np.network.config import SOURCES
+from tasnet_np.ranges import Range
 from tasnet_np.sound.audio_files import BLOCK, check_finite
 from tasnet_np.sound.level import LEVEL_DB, about_the_means, gains_of, products_of
 from tasnet_np.sound.resampling import Resampler
 
 FADE_SECONDS = 0.5  # for so long, one segment fades into the next
+SEGMENT_SECONDS = Range(1, 86_400)  # at least twice the fade
 SEAM_DB = -30  # the tests allow 30-second segments so much difference from the whole, relative to the output
 
 
@@ -44,8 +46,8 @@ class Segments:
 
     def __init__(self, model, channels, seconds):
         rate = model.config.sample_rate
-        if not seconds >= 2 * FADE_SECONDS:
-            raise UserError(f"segments of {seconds:g} s: give at least {2 * FADE_SECONDS:g} s")
+        if bound := SEGMENT_SECONDS.broken(seconds):
+            raise UserError(f"segments of {seconds:g} s: give {bound} s")
         self.model, self.channels, self.dtype = model, channels, model.dtype
         hop = model.config.hop  # each segment begins with a frame of the whole recording
         self._step = round(seconds * rate / hop) * hop

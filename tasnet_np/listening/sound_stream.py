@@ -52,6 +52,8 @@ class SoundStream:
         if not memory_seconds > 0:
             raise ValueError(f"memory must be above 0 seconds, not {memory_seconds}")
         forgetting = math.exp(-config.hop / config.sample_rate / memory_seconds)
+        if not forgetting > 0:
+            raise ValueError(f"memory of {memory_seconds} seconds is too short for this model; give more")
         self.channels = channels
         self.streamer = Streamer(model, channels, forgetting=forgetting)
         self.replaced = 0

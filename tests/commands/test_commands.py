@@ -15,6 +15,7 @@ import soundfile
 import tasnet_np
 from tasnet_np.commands.main import main
 from tasnet_np.corpus import manifest
+from tasnet_np.listening.live import Processor
 from tasnet_np.network.config import Config
 from tasnet_np.network.execution import ConvTasNet
 from tasnet_np.sound.metrics import si_snr
@@ -526,3 +527,73 @@ def test_train_from_a_model(recordings, trained, tmp_path, capsys):
         capsys, "train", *folders, "--from", trained, "--preset", "small", "--out", tmp_path / "r", *recipe
     )
     assert "has another architecture" in words
+
+
+@pytest.fixture(scope="module")
+def doubles(trained, tmp_path_factory):
+    """The trained model in float64, causal; and one with gLN in both: {name: file}."""
+    folder, files = tmp_path_factory.mktemp("doubles"), {}
+    single = tasnet_np.load(trained)
+    for name, config in (("causal", CONFIG), ("gLN", CONFIG.non_causal())):
+        for dtype in (np.float32, np.float64):
+            model = ConvTasNet(config, dtype=dtype)
+            for key, array in model.params.items():
+                array[...] = single.params[key]
+            files[name, dtype] = folder / f"{name}-{model.dtype}.npz"
+            tasnet_np.save(model, files[name, dtype])
+    return files
+
+
+@pytest.mark.parametrize("name", ["causal", "gLN"])
+@pytest.mark.parametrize("more", [[], ["--path", "ops"], ["--path", "reference"], ["--segment-seconds", "1"]])
+def test_denoise_with_a_float64_model(doubles, noisy, tmp_path, name, more):
+    samples = []
+    for dtype in (np.float32, np.float64):
+        out = tmp_path / f"{np.dtype(dtype)}.wav"
+        assert main(["denoise", str(noisy), "--model", str(doubles[name, dtype]), "-o", str(out), *more]) == 0
+        samples.append(soundfile.read(out, dtype="int16")[0].astype(int))
+    assert np.any(samples[0]) and np.abs(samples[0] - samples[1]).max() <= 1
+
+
+def test_every_other_command_takes_a_float64_model(doubles, recordings, noisy, tmp_path, capsys):
+    single, double = (str(doubles["causal", dtype]) for dtype in (np.float32, np.float64))
+    folders = ["--speech", str(recordings / "speech"), "--noise", str(recordings / "noise")]
+    size = ["--mixtures", "1", "--seconds", "0.3"]
+    assert main(["info", "--model", double]) == 0
+    capsys.readouterr()
+    rows = []
+    for model in (single, double):
+        assert main(["evaluate", "--model", model, *folders, *size, "--json", "--quiet"]) == 0
+        rows.append(json.loads(capsys.readouterr().out)[-1])
+    assert rows[0]["speech_si_snr_db"] == pytest.approx(rows[1]["speech_si_snr_db"], abs=1e-3)
+    streamed = []
+    for model in (single, double):
+        command = [sys.executable, "-m", "tasnet_np", "stream", "--model", model]
+        done = subprocess.run(command, input=noisy.read_bytes(), capture_output=True)
+        assert done.returncode == 0
+        streamed.append(np.frombuffer(done.stdout[44:], "<i2").astype(int))
+    assert np.any(streamed[0]) and np.abs(streamed[0] - streamed[1]).max() <= 1
+    heard = soundfile.read(noisy, dtype="float32")[0]
+    played = [Processor(tasnet_np.load(model), 8000)(heard) for model in (single, double)]
+    assert np.any(played[0]) and np.allclose(*played, atol=1e-4)
+    run = str(tmp_path / "run")
+    recipe = ["--seconds", "0.2", "--batch", "1", "--validation-mixtures", "1", "--quiet"]
+    assert main(["train", *folders, "--from", double, "--out", run, "--steps", "1", *recipe]) == 0
+    assert main(["train", "--out", run, "--resume", "--steps", "2", "--quiet"]) == 0
+    assert tasnet_np.load(run).dtype == np.float64
+    assert main(["evaluate", "--model", run, *size, "--quiet"]) == 0
+    assert main(["report", run, *size, "--quiet"]) == 0
+
+
+def test_missing_folders_and_wrong_choices_are_not_blamed_on_others(capsys, recordings, trained, tmp_path):
+    inside = recordings / "speech" / "missing"
+    words = f"{inside}: does not exist"
+    common = ["--speech", recordings / "speech", "--noise", inside]
+    assert words in refused(capsys, "train", *common, "--out", tmp_path / "r")
+    assert words in refused(capsys, "prepare", *common, "--out", tmp_path / "m.json")
+    assert words in refused(capsys, "evaluate", "--model", trained, *common)
+    before = everything_below(tmp_path)
+    folders = ["--speech", recordings / "speech", "--noise", recordings / "noise"]
+    line = refused(capsys, "train", *folders, "--from", trained, "--preset", "small", "--out", tmp_path / "r")
+    assert line.startswith("error: --preset: ")
+    assert everything_below(tmp_path) == before
