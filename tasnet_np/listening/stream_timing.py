@@ -7,6 +7,8 @@ import numpy as np
 
 from tasnet_np.network.streaming import Streamer
 
+MOST_HOPS, MOST_SECONDS = 5000, 1.0  # of `time_streaming`: a file may have any rate and any hop
+
 
 class Timing:
     """Computing times of the blocks of a stream, as a histogram: so its size does not grow.
@@ -72,7 +74,7 @@ def time_streaming(model, seconds=0.5):
     ----------
     model : ConvTasNet
     seconds : float
-        Duration of the noise.
+        Duration of the noise: at least one hop, and at most so many as take `MOST_SECONDS` to compute.
 
     Returns
     -------
@@ -80,9 +82,11 @@ def time_streaming(model, seconds=0.5):
     """
     config = model.config
     streamer, timing = Streamer(model), Timing(config.sample_rate, config.hop / config.sample_rate)
-    count = round(seconds * config.sample_rate / config.hop)
+    count = max(1, min(MOST_HOPS, round(seconds * config.sample_rate / config.hop)))
     for hop in 0.1 * np.random.default_rng(0).standard_normal((count, config.hop)).astype(model.dtype):
         start = time.perf_counter()
         streamer.process(hop)
         timing.add(time.perf_counter() - start, config.hop)
+        if timing.seconds > MOST_SECONDS:
+            break
     return timing

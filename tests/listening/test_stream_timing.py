@@ -1,10 +1,13 @@
 """Computing times of a stream: what is counted, and what a user is told."""
 
+import dataclasses
+import time
+
 import pytest
 
 import tasnet_np
 from tasnet_np.commands.main import main
-from tasnet_np.listening.stream_timing import Timing, time_streaming
+from tasnet_np.listening.stream_timing import MOST_HOPS, Timing, time_streaming
 from tasnet_np.network.config import PRESETS
 from tasnet_np.network.execution import ConvTasNet
 from tasnet_np.network.gradcheck import reduced
@@ -39,3 +42,13 @@ def test_info_tells_the_computing_time(capsys, tmp_path):
     assert "computing" not in capsys.readouterr().out
     timing = time_streaming(MODEL, seconds=0.1)
     assert (timing.blocks, timing.samples) == (267, 267 * MODEL.config.hop)
+
+
+@pytest.mark.parametrize("rate, length, hops", [(768_000, 2, MOST_HOPS), (1, 8, 1), (8000, 1 << 14, 1)])
+def test_any_rate_and_any_hop_take_seconds(rate, length, hops):
+    config = dataclasses.replace(MODEL.config, sample_rate=rate, filter_length=length)
+    began = time.perf_counter()
+    timing = time_streaming(ConvTasNet(config))
+    assert time.perf_counter() - began < 5
+    assert timing.blocks == hops or timing.seconds > 1
+    assert timing.quantile(0.5) > 0
