@@ -8,8 +8,7 @@ it can be mended there. In a stream it is taken as 0 and counted.
 import numpy as np
 
 from tasnet_np.errors import UserError
-
-LARGEST = 1e4  # 80 dB above full scale
+from tasnet_np.streaming.streamer import LARGEST
 
 
 def bad_samples(samples):

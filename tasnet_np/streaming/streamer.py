@@ -37,12 +37,12 @@ import numpy as np
 from tasnet_np.network.config import SOURCES
 from tasnet_np.network.execution import ConvTasNet
 from tasnet_np.ops.frame_statistics import EPS
-from tasnet_np.sound.bad_samples import LARGEST
 from tasnet_np.streaming.streamer_cpu import RELU, SIGMOID, SOFTMAX, Plan, Room, State, Weights, stream
 
 TOGETHER = 8  # most frames that are computed together
 ENDLESS = 1 << 62  # the length, in frames, of a stream whose end is not known yet
 SILENT = 1e-20  # -400 dBFS: samples up to this are taken as 0
+LARGEST = 1e4  # 80 dB above full scale: samples beyond this are damage, not sound
 MASKS = {"sigmoid": SIGMOID, "softmax": SOFTMAX, "relu": RELU}
 
 
@@ -51,7 +51,7 @@ class Streamer:
 
     All outputs together are what `model.forward` gives for all inputs together, sample for sample, whatever the sizes
     of the pieces. The weights are copied, so later training does not change a stream. Bad samples (NaN, infinite or
-    above `bad_samples.LARGEST`) are taken as 0, and counted in `replaced`. Samples up to -400 dBFS are taken as 0, too,
+    above `LARGEST`) are taken as 0, and counted in `replaced`. Samples up to -400 dBFS are taken as 0, too,
     but not counted.
 
     Parameters

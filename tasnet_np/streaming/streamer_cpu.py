@@ -194,8 +194,8 @@ def _add(ring, rows, first):
 def _fill_windows(windows, samples, taken, filled, state, silent, largest):
     """Cut as many windows from samples (channels, n) as there is room for.
 
-    Samples that are NaN or beyond `largest` become 0. So do samples up to `silent`: their products can be denormal numbers, for
-    which some processors take a hundred times as long.
+    Samples that are NaN or beyond `largest` become 0. So do samples up to `silent`: their products can be denormal
+    numbers, for which some processors take a hundred times as long.
 
     Returns how many samples were taken, how far the new half of the next window is filled, and how many windows were
     made.
