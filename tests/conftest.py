@@ -52,3 +52,13 @@ def book(tmp_path_factory):
     result = subprocess.run(arguments, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
     return folder
+
+
+def pytest_addoption(parser):
+    parser.addoption("--fuzz", type=int, metavar="N", default=1000, help="mutated inputs to try (1000)")
+
+
+@pytest.fixture
+def fuzz_cases(request):
+    """How many mutated inputs to try."""
+    return request.config.getoption("--fuzz")
