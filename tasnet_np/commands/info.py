@@ -7,7 +7,7 @@ from tasnet_np.errors import UserError
 def add(commands):
     added = add_command(commands, "info", _info, "Describe a model.")
     added.add_argument("--model", metavar="RUN", help="a run's folder, or an .npz file")
-    added.add_argument("--preset", help="an untrained model instead: small, paper or origin")
+    added.add_argument("--preset", help="an untrained model instead: small, wide, paper or origin")
     added.add_argument("--seconds", type=float, default=10.0, help="length that the memory is for")
 
 

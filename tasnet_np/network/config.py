@@ -84,8 +84,8 @@ class Config:
         Parameters
         ----------
         name : str
-            "small" (the default, for a laptop), "paper" (the paper's best model, for files only) or "origin"
-            (causal at 16 kHz, with a look-ahead of 32 ms).
+            "small" (the default, for a laptop), "wide" (causal at 16 kHz, with a latency of 20 ms), "paper" (the
+            paper's best model, for files only) or "origin" (causal at 16 kHz, with a look-ahead of 32 ms).
 
         Raises
         ------
@@ -259,6 +259,16 @@ _PAPER = Config(
 )
 PRESETS = {
     "small": Config(),
+    "wide": Config(
+        sample_rate=16000,
+        filters=256,
+        filter_length=128,
+        bottleneck=112,
+        hidden=208,
+        skip=96,
+        lookahead_blocks=2,
+        encoder_activation="relu",
+    ),
     "paper": _PAPER,
     "origin": dataclasses.replace(
         _PAPER,

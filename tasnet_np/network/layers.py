@@ -8,6 +8,7 @@ never accumulated.
 
 from __future__ import annotations
 
+import copy
 import functools
 import operator
 from collections.abc import Sequence
@@ -16,9 +17,11 @@ import numpy as np
 
 from tasnet_np.compute.arrays import move, move_all, place_of, stack, unstack, zeros_for_each
 from tasnet_np.ops import OPS
-from tasnet_np.ops.si_snr import negative_mean
+from tasnet_np.ops.si_snr import EPS, negative_mean
+from tasnet_np.ops.stft_magnitude import refuse_gpu
 
 PATHS = ("reference", "ops", "fused")  # NumPy's formulas; one compiled op at a time; whole blocks at a time
+WINDOW_SECONDS = (0.016, 0.032, 0.064)  # of the spectra that `SpeechLoss` compares
 
 
 class Layer:
@@ -117,6 +120,8 @@ class NegativeSISNR(OpLayer):
         As in `OpLayer`.
     mixture_weight : float
         Of the sum. All weights are scaled so that they sum to 1.
+    eps : float
+        The bound of the SI-SNR, as in `ops.si_snr`.
 
     Raises
     ------
@@ -125,9 +130,13 @@ class NegativeSISNR(OpLayer):
     """
 
     def __init__(
-        self, weights: Sequence[float] = (1.0, 1.0), path: str = "ops", mixture_weight: float = 0.0
+        self,
+        weights: Sequence[float] = (1.0, 1.0),
+        path: str = "ops",
+        mixture_weight: float = 0.0,
+        eps: float = EPS,
     ) -> None:
-        super().__init__("si_snr", path=path)
+        super().__init__("si_snr", path=path, eps=eps)
         weights = np.asarray([*weights, mixture_weight], np.float64)
         if weights.ndim != 1 or not (weights >= 0).all() or not weights.sum() > 0:
             raise ValueError(f"weights must be non-negative and not all zero, not {weights}")
@@ -191,3 +200,63 @@ def _with_sum(x):
     """x (B, S, n) with the sum of its sources as one more source: (B, S + 1, n)."""
     parts = unstack(x)
     return stack([*parts, functools.reduce(operator.add, parts)])
+
+
+class SpeechLoss(Layer):
+    """The loss: minus SI-SNR, minus a weighted likeness of spectra, in dB. Lower is better. On the CPU only.
+
+    Both are means over batch and sources. SI-SNR alone leaves the level open, and the loud parts decide it.
+    `ops.stft_magnitude` compares levels, and quiet parts count nearly as much as loud ones. So the model learns the
+    level of its outputs. Neither of the two depends on the polarity.
+
+    Parameters
+    ----------
+    si_snr : NegativeSISNR
+        Its own weights and bound hold for the first part.
+    rate : int
+        Hz. It decides the lengths of the windows.
+    weights : sequence of float
+        One for each source, for the likeness. They are scaled so that they sum to 1.
+    stft_weight : float
+        Of a dB of likeness. That of a dB of SI-SNR is 1.
+    path : str
+        As in `OpLayer`.
+    """
+
+    def __init__(
+        self,
+        si_snr: NegativeSISNR,
+        rate: int,
+        weights: Sequence[float] = (1.0, 1.0),
+        stft_weight: float = 1.0,
+        path: str = "ops",
+    ) -> None:
+        super().__init__()
+        windows = tuple(4 * max(1, round(seconds * rate / 4)) for seconds in WINDOW_SECONDS)
+        self.si_snr = si_snr
+        self.likeness = OpLayer("stft_magnitude", path=path, windows=windows)
+        weights = np.asarray(weights, np.float64)
+        self.weights = stft_weight * weights / weights.sum()
+
+    def __copy__(self):
+        """A loss with caches of its own, for another thread (see `ConvTasNet.gradients`)."""
+        other = object.__new__(type(self))
+        parts = {"si_snr": copy.copy(self.si_snr), "likeness": copy.copy(self.likeness)}
+        other.__dict__.update(self.__dict__ | parts)
+        return other
+
+    def to(self, device: str) -> SpeechLoss:
+        """The loss itself on "cpu". Raises UserError on "cuda", before any step is made."""
+        if device == "cuda":
+            refuse_gpu()
+        return self
+
+    def forward(self, estimate: np.ndarray, target: np.ndarray, keep: bool = True) -> float:
+        """The loss of a batch in dB, from estimates and targets (B, 2, samples)."""
+        likeness = self.likeness.forward(estimate, keep=keep, target=target)  # (B, 2) dB
+        value, self._dlikeness = negative_mean(likeness, self.weights)
+        return self.si_snr.forward(estimate, target, keep=keep) + value
+
+    def backward(self) -> np.ndarray:
+        """The gradient of the estimate, shape (B, 2, samples). Raises RuntimeError without a forward before it."""
+        return self.si_snr.backward() + self.likeness.backward(self._dlikeness)

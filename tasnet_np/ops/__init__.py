@@ -11,6 +11,7 @@
     softmax                 over the sources
     add  multiply           where two paths join: residual, skip, mask
     si_snr                  the loss, in dB
+    stft_magnitude          a further loss, in dB: it hears what is quiet, and the level
     tcn_block               one whole block, fused: what the model runs when speed counts
 
 Every op is a pair of functions:
@@ -31,7 +32,7 @@ The arrays of one call have one dtype, float32 or float64, and are in one place:
 from collections.abc import Callable
 from typing import NamedTuple
 
-from tasnet_np.ops import conv1d, depthwise, elementwise, norms, pointwise, si_snr, tcn_block
+from tasnet_np.ops import conv1d, depthwise, elementwise, norms, pointwise, si_snr, stft_magnitude, tcn_block
 
 
 class Op(NamedTuple):
@@ -72,7 +73,10 @@ OPS = {
         norms: "global_layer_norm cumulative_layer_norm channel_layer_norm",
         elementwise: "relu prelu sigmoid softmax add multiply",
         si_snr: "si_snr",
+        stft_magnitude: "stft_magnitude",
         tcn_block: "tcn_block",
     }.items()
     for name in names.split()
 }
+
+CPU_ONLY = ("stft_magnitude",)  # ops that raise a UserError on a GPU

@@ -49,12 +49,14 @@ def _case(name, op, make, settings=None, **fixed):
     return Case(name, OPS[op], make, settings or (lambda rng: fixed))
 
 
-def _target(shape, silent=None):
+def _target(shape, silent=None, **others):
+    """The settings of a loss: a random target with silence in a place, and others."""
+
     def settings(rng):
         target = rng.standard_normal(shape)
         if silent is not None:
             target[silent] = 0
-        return {"target": target}
+        return {"target": target, **others}
 
     return settings
 
@@ -139,4 +141,30 @@ CASES = [
     _block("longer than the signal", norm="cumulative_layer_norm", dilation=8, lookahead=8),
     _case("si_snr", "si_snr", _normal((3, 2, 41)), _target((3, 2, 41))),
     _case("si_snr silent target", "si_snr", _normal((2, 2, 41)), _target((2, 2, 41), silent=(0, 1))),
+    _case("si_snr ceiling", "si_snr", _normal((3, 2, 41)), _target((3, 2, 41), eps=0.03)),
+    # eps = 0.01 keeps the loss smooth enough for finite differences where a magnitude is nearly 0.
+    _case(
+        "stft_magnitude",
+        "stft_magnitude",
+        _normal((3, 2, 41)),
+        _target((3, 2, 41), windows=(8, 12, 20), eps=0.01),
+    ),
+    _case(
+        "stft_magnitude one sample",
+        "stft_magnitude",
+        _normal((2, 2, 1)),
+        _target((2, 2, 1), windows=(4,), power=0.7),
+    ),
+    _case(
+        "stft_magnitude silent target",
+        "stft_magnitude",
+        _normal((2, 2, 19)),
+        _target((2, 2, 19), silent=(0, 1), windows=(24,), eps=0.01),
+    ),
+    _case(
+        "stft_magnitude silent recording",
+        "stft_magnitude",
+        _normal((2, 2, 19)),
+        _target((2, 2, 19), silent=0, windows=(8,), eps=0.01),
+    ),
 ]

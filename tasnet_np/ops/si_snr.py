@@ -11,7 +11,8 @@ with rho the cosine of the angle, |p|^2 = rho^2 |e|^2, and
     y = 10 log10( (rho^2 + eps) / (1 - rho^2 + eps) )
 
 eps = 1e-8 bounds y to +-80 dB at any level. (An eps that is added to the energies themselves would not be
-scale-invariant: a quiet recording would then score worse than the same recording amplified.)
+scale-invariant: a quiet recording would then score worse than the same recording amplified.) A larger eps is a soft
+ceiling: with 1e-3, y stays below 30.01 dB, and the gradient shrinks as an estimate comes near that.
 
 Shapes:   x (B, S, n) estimates,  target (B, S, n)  ->  y (B, S) in dB
 
@@ -25,7 +26,7 @@ e and u have no mean, so the mean of de is zero, too. So dx = de: the removal of
 Silence. A signal whose mean square after removing the mean is at most 1e-24 (-240 dB below full scale)
 counts as silent. A silent target has no direction to compare with. Then y = 0 and dx = 0, and the model learns
 nothing from it. A silent estimate of a target that is not silent scores the worst value,
-10 log10(eps / (1 + eps)) = -80 dB, also with dx = 0.
+10 log10(eps / (1 + eps)), which is -80 dB with eps = 1e-8, also with dx = 0.
 """
 
 import math
@@ -56,19 +57,19 @@ def _parts_ref(x, target):
     return e, u, a, E, R, silent_target, silent_estimate
 
 
-def si_snr_forward_ref(x, *, target):
+def si_snr_forward_ref(x, *, target, eps=EPS):
     _, _, a, E, R, silent_target, silent_estimate = _parts_ref(x, target)
     E, R = np.where(silent_estimate, 1, E), np.where(silent_estimate, 1, R)
     a = np.where(silent_estimate, 0, a)
-    y = DB * (np.log(a * a + EPS * E) - np.log(R + EPS * E))
+    y = DB * (np.log(a * a + eps * E) - np.log(R + eps * E))
     return np.where(silent_target, 0, y)[..., 0].astype(x.dtype)
 
 
-def si_snr_backward_ref(dy, x, *, target):
+def si_snr_backward_ref(dy, x, *, target, eps=EPS):
     e, u, a, E, R, silent_target, silent_estimate = _parts_ref(x, target)
     silent = silent_target | silent_estimate
-    along, across = np.where(silent, 1, a * a + EPS * E), np.where(silent, 1, R + EPS * E)
-    de = DB * ((2 * a * u + 2 * EPS * e) / along - (2 * (e - a * u) + 2 * EPS * e) / across)
+    along, across = np.where(silent, 1, a * a + eps * E), np.where(silent, 1, R + eps * E)
+    de = DB * ((2 * a * u + 2 * eps * e) / along - (2 * (e - a * u) + 2 * eps * e) / across)
     dx = np.where(silent, 0, dy[..., None] * de)
     return (dx.astype(x.dtype),)
 
@@ -257,7 +258,7 @@ def negative_mean(values, weights):
     return by_place(values, _negative_mean_cpu, _negative_mean_cuda)(values, weights)
 
 
-def si_snr_forward(x: np.ndarray, *, target: np.ndarray) -> tuple[np.ndarray, tuple]:
+def si_snr_forward(x: np.ndarray, *, target: np.ndarray, eps: float = EPS) -> tuple[np.ndarray, tuple]:
     """SI-SNR of every estimate against its target (Eq. 15 of arXiv 1809.07454).
 
     Parameters
@@ -266,11 +267,13 @@ def si_snr_forward(x: np.ndarray, *, target: np.ndarray) -> tuple[np.ndarray, tu
         Estimates.
     target : ndarray, shape (B, S, n)
         The true sources. They get no gradient.
+    eps : float
+        Above 0. It bounds y to +-10 log10((1 + eps) / eps) dB.
 
     Returns
     -------
     y : ndarray, shape (B, S)
-        In dB, from -80 to 80. 0 for a silent target.
+        In dB, by default from -80 to 80. 0 for a silent target.
     cache : tuple
 
     Raises
@@ -280,8 +283,8 @@ def si_snr_forward(x: np.ndarray, *, target: np.ndarray) -> tuple[np.ndarray, tu
     """
     B, S = sizes("B S", x=(x, "B S n"), target=(target, "B S n"))
     y, statistics = empty((B, S), like=x), empty((B, S, 6), like=x, dtype=np.float64)
-    run(_si_snr_forward_cpu, _si_snr_forward_cuda, (y, statistics), (x, target), (EPS, SILENCE))
-    return y, (x, target, statistics)
+    run(_si_snr_forward_cpu, _si_snr_forward_cuda, (y, statistics), (x, target), (eps, SILENCE))
+    return y, (x, target, statistics, eps)
 
 
 def si_snr_backward(dy: np.ndarray, cache: tuple) -> tuple[np.ndarray, ...]:
@@ -298,7 +301,7 @@ def si_snr_backward(dy: np.ndarray, cache: tuple) -> tuple[np.ndarray, ...]:
     dx : ndarray, shape (B, S, n)
         0 where the target or the estimate is silent.
     """
-    x, target, statistics = cache
+    x, target, statistics, eps = cache
     dx = empty(x.shape, like=x)
-    run(_si_snr_backward_cpu, _si_snr_backward_cuda, (dx,), (dy, x, target, statistics), (EPS,))
+    run(_si_snr_backward_cpu, _si_snr_backward_cuda, (dx,), (dy, x, target, statistics), (eps,))
     return (dx,)

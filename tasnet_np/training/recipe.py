@@ -34,10 +34,15 @@ class Recipe:
     average: float = 0.99  # decay of the moving average of the weights, which is what is kept; 0: none
     noise_weight: float = 1.0  # of the noise's SI-SNR in the loss; the speech's is 1
     mixture_weight: float = 0.0  # of the SI-SNR of the estimates' sum against the mixture
-    noises: int = 1  # from here on as in augment.Augmentation
+    ceiling_db: float = 80.0  # bound that SI-SNR comes near, but does not pass
+    stft_weight: float = 0.0  # of the likeness of spectra in the loss; that of SI-SNR is 1
+    noises: int = 1  # from here on as in augmentation.Augmentation
+    babble: float = 0.0
+    synthetic: float = 0.0
     gain_db: float = 0.0
     speed: float = 0.3
     colour: float = 0.375
+    equaliser: float = 0.0
     polarity: float = 0.5
     band_limit: float = 0.0
     room: float = 0.0
@@ -67,7 +72,7 @@ class Recipe:
         for name in ("batch", "validate_every", "validation_mixtures"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("seconds", "learning_rate", "clip"):
+        for name in ("seconds", "learning_rate", "clip", "ceiling_db"):
             if not 0 < getattr(self, name) < np.inf:
                 raise UserError(f"{name} must be above 0, not {getattr(self, name)}")
         for name in (
@@ -78,6 +83,7 @@ class Recipe:
             "patience",
             "warmup",
             "stop_after",
+            "stft_weight",
         ):
             if not getattr(self, name) >= 0:
                 raise UserError(f"{name} must not be negative, not {getattr(self, name)}")

@@ -24,6 +24,9 @@ from tasnet_np.sound.augmentation import Augmentation
 from tasnet_np.training.clock import Goal
 from tasnet_np.training.recipe import Recipe
 
+# What an older run does not name did not exist, and was off. These values stay, whatever the recipe's own become.
+_BEFORE = dataclasses.asdict(Augmentation()) | {"ceiling_db": 80.0, "stft_weight": 0.0}
+
 
 @dataclass(frozen=True)
 class RunData:
@@ -91,10 +94,7 @@ class RunFolder:
         """
         try:
             stored = json.loads(self.config_file.read_text())
-            later = dataclasses.asdict(
-                Augmentation()
-            )  # kinds that an older run does not name did not exist: off
-            stored["recipe"] = later | stored["recipe"]
+            stored["recipe"] = _BEFORE | stored["recipe"]
             kinds = {"config": Config, "recipe": Recipe, "goal": Goal, "data": RunData}
             return RunSettings(**{name: _build(kind, stored[name]) for name, kind in kinds.items()})
         except OSError:

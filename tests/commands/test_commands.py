@@ -112,6 +112,7 @@ def test_gradcheck_fails_on_a_wrong_gradient(capsys, monkeypatch):
     [
         ("small", ["8000 Hz", "253 frames (0.254 s)", "2 ms (16 samples", "causal             yes"]),
         ("paper", ["4,984,881", "1531 frames", "the whole recording (not causal)"]),
+        ("wide", ["16000 Hz", "944,793", "20 ms (320 samples"]),
         (
             "origin",
             ["5,017,649", "33 ms (528 samples", "31 frames x 16", "separate decoders", "first 5 blocks"],

@@ -26,6 +26,7 @@ from tasnet_np.network.config import PRESETS
 from tasnet_np.network.execution import ConvTasNet
 from tasnet_np.network.gradcheck import reduced
 from tasnet_np.network.layers import NegativeSISNR
+from tasnet_np.ops import CPU_ONLY
 from tasnet_np.ops.cases import CASES
 from tasnet_np.ops.gradcheck import upstream
 from tasnet_np.optimisation.optimisers import SGD, Adam, WeightAverage
@@ -88,7 +89,7 @@ def _to_gpu(value):
 
 
 def _run_every_op(dtype):
-    for case in CASES:
+    for case in [case for case in CASES if case.op.name not in CPU_ONLY]:
         arrays, settings = case.inputs(dtype=dtype)
         y, cache = case.op.forward(
             *map(_to_gpu, arrays), **{name: _to_gpu(value) for name, value in settings.items()}
