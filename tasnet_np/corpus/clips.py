@@ -16,6 +16,7 @@ from tasnet_np.corpus.layouts import folders
 from tasnet_np.corpus.manifest import Manifest, inspect
 from tasnet_np.errors import UserError
 from tasnet_np.sound.audio_files import AudioFile
+from tasnet_np.sound.checks import check_floats
 from tasnet_np.sound.level import rms_db
 from tasnet_np.sound.resampling import resample
 
@@ -32,6 +33,7 @@ class Clip:
     samples: np.ndarray  # (n,) float32
 
     def __post_init__(self):
+        check_floats("samples", self.samples, axes=1)
         self.level_db = rms_db(self.samples)
 
     def draw(self, rng):

@@ -7,6 +7,7 @@ import numpy as np
 
 from tasnet_np.errors import UserError
 from tasnet_np.sound.audio_files import PLACEHOLDER_SIZE
+from tasnet_np.sound.checks import check_floats
 
 ENCODINGS = ("u8", "s16le", "s24le", "s32le", "f32le", "f64le")  # as ffmpeg calls them
 UNKNOWN_SIZE = 0xFFFFFFFF  # what a WAV header gives where the length is not known yet
@@ -55,6 +56,7 @@ class PCM:
 
     def encode(self, samples):
         """Turn samples (channels, n) into bytes. Also returns how many samples were clipped to fit."""
+        check_floats("samples", samples, axes=2)
         frames = np.ascontiguousarray(samples.T).reshape(-1)
         if self.encoding.startswith("f"):
             return frames.astype(f"<f{self.sample_bytes}").tobytes(), 0

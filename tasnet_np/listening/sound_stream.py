@@ -13,6 +13,7 @@ import math
 import numpy as np
 
 from tasnet_np.network.config import SOURCES
+from tasnet_np.sound.checks import check_floats
 from tasnet_np.sound.level import RunningLevel
 from tasnet_np.sound.resampling import Resampler
 from tasnet_np.streaming.streamer import Streamer
@@ -85,6 +86,7 @@ class SoundStream:
         ndarray, shape (2, channels, m), float32
             Speech and background, as far as later samples cannot change them.
         """
+        check_floats("samples", samples, axes=2)
         bad = ~np.isfinite(samples)
         if bad.any():
             self.replaced += int(bad.sum())

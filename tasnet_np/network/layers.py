@@ -166,6 +166,9 @@ class NegativeSISNR(OpLayer):
         ValueError, TypeError
             Shapes or dtypes that do not fit; another number of sources than of weights.
         """
+        for name, array in {"estimate": estimate, "target": target}.items():
+            if not hasattr(array, "dtype") or len(array.shape) != 3:
+                raise TypeError(f"{name} must be an array (B, sources, samples), not {array!r:.80}")
         if estimate.shape[1] != self.sources:
             raise ValueError(f"{estimate.shape[1]} sources but {self.sources} weights")
         if self.with_sum:

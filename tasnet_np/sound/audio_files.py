@@ -16,6 +16,7 @@ import soundfile as sf
 
 from tasnet_np.errors import UserError
 from tasnet_np.safe_files import atomic_path
+from tasnet_np.sound.checks import check_floats
 from tasnet_np.sound.resampling import check_rate
 
 FORMATS = {  # suffix: format and subtype that `write` uses; `read` goes by the contents of the file
@@ -256,6 +257,7 @@ def write_blocks(path, blocks, rate, channels, *, format, subtype):
         try:
             with sf.SoundFile(temporary, "w", rate, channels, subtype, format=format) as opened:
                 for block in blocks:
+                    check_floats("block", block, axes=2)
                     opened.write(block.T)
         except (sf.SoundFileError, ValueError) as error:
             reason = getattr(error, "error_string", error)
@@ -293,6 +295,7 @@ def _check_samples(path, samples, subtype):
 
 def check_finite(path, samples):
     """Refuse NaN and infinity."""
+    samples = np.asarray(samples)
     bad = samples.size - np.count_nonzero(np.isfinite(samples))
     if bad:
         raise UserError(f"{path}: {bad} of {samples.size} samples are NaN or infinite; mend them")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from tasnet_np.errors import UserError
+from tasnet_np.sound.checks import check_floats
 from tasnet_np.sound.resampling import resample
 
 SPEED_STEPS = 40  # speeds are multiples of 1 / SPEED_STEPS, which keeps the resampling exact and cheap
@@ -96,6 +97,7 @@ def change_speed(signal, steps):
     -------
     ndarray, shape (ceil(n * SPEED_STEPS / steps),), of the same dtype
     """
+    check_floats("signal", signal, axes=1)
     return resample(signal, steps, SPEED_STEPS)
 
 
@@ -114,6 +116,7 @@ def coloured(signal, r):
     -------
     ndarray, shape (n,), of the same dtype
     """
+    check_floats("signal", signal, axes=1)
     from scipy.signal import lfilter
 
     return lfilter([1, r[0], r[1]], [1, r[2], r[3]], signal).astype(signal.dtype)
@@ -132,6 +135,8 @@ def reverberate(signal, response):
     -------
     ndarray, shape (n,), of the same dtype
     """
+    check_floats("signal", signal, axes=1)
+    check_floats("response", response, axes=1)
     from scipy.signal import fftconvolve
 
     direct = int(np.argmax(np.abs(response)))
@@ -207,6 +212,7 @@ def equalised(signal, kind, rng, rate):
     -------
     ndarray, shape (n,), of the same dtype
     """
+    check_floats("signal", signal, axes=1)
     size, steepest = _power_of_two(len(signal)), EQUALISER_SLOPE_DB[kind]
     gains = _random_gains(rng, size, rate, rng.uniform(-steepest, steepest), EQUALISER_BUMP_DB[kind])
     return np.fft.irfft(np.fft.rfft(signal, size) * gains, size)[: len(signal)].astype(signal.dtype)
@@ -254,6 +260,7 @@ def low_pass(signal, cutoff):
     -------
     ndarray, shape (n,), of the same dtype
     """
+    check_floats("signal", signal, axes=1)
     from scipy.signal import firwin
 
     if len(signal) < LOW_PASS_TAPS:
@@ -274,5 +281,8 @@ def overload(mixture, share):
     -------
     ndarray, shape (n,), of the same dtype
     """
+    check_floats("mixture", mixture, axes=1)
+    if mixture.size == 0:
+        return mixture
     limit = np.quantile(np.abs(mixture), 1 - share)
     return np.clip(mixture, -limit, limit).astype(mixture.dtype) if limit > 0 else mixture

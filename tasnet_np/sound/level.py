@@ -7,6 +7,7 @@ loud, or inverted. `fit_level` finds the two gains with which they add up to the
 
 import numpy as np
 
+from tasnet_np.sound.checks import check_floats
 from tasnet_np.sound.metrics import without_mean
 
 LEVEL_DB = -25.0  # dBFS: the RMS level of the mixtures that a model is trained on, and hears later
@@ -51,6 +52,7 @@ def at_level(samples, level_db):
     ndarray, of the same shape and dtype
         The input itself if it is silent.
     """
+    check_floats("samples", samples)
     if not np.any(samples):
         return samples
     gain = 10 ** ((level_db - rms_db(samples)) / 20)  # beyond float32 for very quiet samples
@@ -147,6 +149,8 @@ class RunningLevel:
         -------
         ndarray, shape (2, channels, m)
         """
+        check_floats("mixture", mixture, axes=2)
+        check_floats("sources", sources, axes=3)
         mixture = np.where(np.isfinite(mixture), mixture, 0.0)
         m = sources.shape[-1]
         waiting = np.concatenate([self._waiting, mixture], axis=1)

@@ -6,6 +6,7 @@ import numbers
 import numpy as np
 
 from tasnet_np.errors import UserError
+from tasnet_np.sound.checks import check_floats
 
 
 def resample(samples, rate_in, rate_out):
@@ -30,6 +31,7 @@ def resample(samples, rate_in, rate_out):
     UserError
         A rate is not a whole number above 0.
     """
+    check_floats("samples", samples)
     check_rate("rate_in", rate_in)
     check_rate("rate_out", rate_out)
     if rate_in == rate_out:
@@ -81,6 +83,7 @@ class Resampler:
 
     def process(self, samples):
         """Take in the next samples (channels, n) float32; return the outputs that are complete."""
+        check_floats("samples", samples, axes=2)
         if self._filter is None:
             return samples
         self._kept = np.concatenate([self._kept, samples], axis=1)

@@ -68,8 +68,13 @@ class Condition:
     status: Callable = lambda command: {command.status}  # those that are right
 
 
-def _or_refused(command):
-    """Where standard output is lost: not with status 0 if it is what the command is for."""
+def _into_nothing(command):
+    """Where standard output is closed: text is not wanted then; sound is refused, before any is taken in."""
+    return {2} if command.stdin else {command.status}
+
+
+def _into_what_is_full(command):
+    """Where standard output takes nothing: not status 0 if it is what the command is for."""
     return {2} if command.prints and not command.status else {command.status, 2}
 
 
@@ -83,11 +88,11 @@ _IN_A_THREAD = (
 )
 CONDITIONS = {
     "plain": Condition(),
-    "no standard output": Condition(shell="1>&-", status=_or_refused),
+    "no standard output": Condition(shell="1>&-", status=_into_nothing),
     "no standard error": Condition(shell="2>&-"),
     "no standard input": Condition(shell="0<&-", status=lambda c: {2} if c.stdin else {c.status}),
-    "no streams": Condition(shell="0<&- 1>&- 2>&-", status=_or_refused, only=lambda name, c: not c.stdin),
-    "full standard output": Condition(shell=">/dev/full", status=_or_refused),
+    "no streams": Condition(shell="0<&- 1>&- 2>&-", status=_into_nothing, only=lambda name, c: not c.stdin),
+    "full standard output": Condition(shell=">/dev/full", status=_into_what_is_full),
     "full standard error": Condition(shell="2>/dev/full"),
     "a reader that has gone": Condition(shell="| true", status=lambda c: {c.status, 2, 141}),
     "python -W error -OO": Condition(("-W", "error", "-OO", "-m", "tasnet_np")),

@@ -205,19 +205,17 @@ ON_ARRAYS = {
     "sound.level.rms_db": OnArrays(_of("sound.level", "rms_db"), signals((2, 100))),
     "sound.level.at_level": OnArrays(_of("sound.level", "at_level", -20.0), signals((2, 100))),
     "sound.level.fit_level": OnArrays(_of("sound.level", "fit_level"), signals(100, (2, 100))),
-    "sound.level.gains_of": OnArrays(
-        _of("sound.level", "gains_of"), lambda: tuple(x @ x.T for x in signals((3, 100))())
-    ),
     "sound.level.products_of": OnArrays(_of("sound.level", "products_of"), signals((2, 100), (2, 2, 100))),
-    "sound.level.about_the_means": OnArrays(
-        _of("sound.level", "about_the_means"), lambda: tuple(x @ x.T for x in signals((4, 100))())
-    ),
     "sound.level.RunningLevel": OnArrays(_running_level, signals((2, 300), (2, 2, 300))),
     "sound.augmentation.change_speed": OnArrays(_of("sound.augmentation", "change_speed", 4), signals(400)),
     "sound.augmentation.coloured": OnArrays(
         _of("sound.augmentation", "coloured", np.full(4, 0.2)), signals(400)
     ),
     "sound.augmentation.reverberate": OnArrays(_of("sound.augmentation", "reverberate"), signals(400, 50)),
+    "sound.augmentation.equalised": OnArrays(
+        lambda x: _of("sound.augmentation", "equalised", "speech", np.random.default_rng(0), RATE)(x),
+        signals(400),
+    ),
     "sound.augmentation.low_pass": OnArrays(_of("sound.augmentation", "low_pass", 0.5), signals(400)),
     "sound.augmentation.overload": OnArrays(_of("sound.augmentation", "overload", 0.01), signals(400)),
     "sound.resampling.resample": OnArrays(
