@@ -15,8 +15,8 @@ TESTS = Path(__file__).resolve().parents[1]
 if __name__ in ("__main__", "__mp_main__"):
     sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 
-import numpy as np
-from battery.functions import ON_ARRAYS, ON_FILES, make_world
+import numpy as np  # noqa: E402
+from battery.functions import ON_ARRAYS, ON_FILES, make_world  # noqa: E402
 
 FLAGS = {"python -W error -OO": ["-W", "error", "-OO"]}
 CONDITIONS = (

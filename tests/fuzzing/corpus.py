@@ -223,8 +223,10 @@ for _bit in (0, 3, 5):
 # JSON.
 
 TEXTS = {
-    "deep": "[" * 100_000, "deeper": '{"a":' * 200_000, "a long number": "1" * 5000, "a float for an infinity": "1e999",
-    "not UTF-8": "\udcff", "a byte order mark": "\ufeff{}", "nothing": "", "null": "null", "a string": '"a"', "zeros": "\0" * 99,
+    "deep": "[" * 100_000, "deeper": '{"a":' * 200_000,
+    "a long number": "1" * 5000, "a float for an infinity": "1e999",
+    "not UTF-8": "\udcff", "a byte order mark": "\ufeff{}",
+    "nothing": "", "null": "null", "a string": '"a"', "zeros": "\0" * 99,
 }  # fmt: skip
 for _kind in ("manifest", "config", "log"):
     for _name, _text in TEXTS.items():
@@ -239,20 +241,27 @@ def changed_json(kind, old, new):
 
 CHANGES = {
     "manifest": [
-        (b'"rate": 8000', b'"rate": "8000"'), (b'"rate": 8000', b'"rate": 2147483647'), (b'"frames": 9000', b'"frames": 1e308'),
-        (b'"folder": 1', b'"folder": 7'), (b'"folder": 1', b'"folder": -1'), (b'"path": "ann/1.wav"', b'"path": null'),
-        (b'"kind": "noise"', b'"kind": []'), (b'"level_db": -20.0', b'"level_db": NaN'), (b'"version": 1', b'"version": [1]'),
+        (b'"rate": 8000', b'"rate": "8000"'),
+        (b'"rate": 8000', b'"rate": 2147483647'), (b'"frames": 9000', b'"frames": 1e308'),
+        (b'"folder": 1', b'"folder": 7'), (b'"folder": 1', b'"folder": -1'),
+        (b'"path": "ann/1.wav"', b'"path": null'),
+        (b'"kind": "noise"', b'"kind": []'),
+        (b'"level_db": -20.0', b'"level_db": NaN'), (b'"version": 1', b'"version": [1]'),
         (b'"problems": ["skipped a: is silent"]', b'"problems": 3'), (b'"channels": 1', b'"channels": true'),
     ],
     "config": [
-        (b'"seconds": 1.0', b'"seconds": 1e308'), (b'"batch": 4', b'"batch": 4.5'), (b'"snr_db": [', b'"snr_db": [[1], '),
+        (b'"seconds": 1.0', b'"seconds": 1e308'),
+        (b'"batch": 4', b'"batch": 4.5'), (b'"snr_db": [', b'"snr_db": [[1], '),
         (b'"filters": 128', b'"filters": 1e400'), (b'"batch": 4', b'"batch": 100000000000000000000'),
-        (b'"norm": "cLN"', b'"norm": ["cLN"]'), (b'"minutes": 3.0', b'"minutes": "3"'), (b'"speech": "/s"', b'"speech": 5'),
+        (b'"norm": "cLN"', b'"norm": ["cLN"]'),
+        (b'"minutes": 3.0', b'"minutes": "3"'), (b'"speech": "/s"', b'"speech": 5'),
     ],
     "log": [
         (b'"step": 1', b'"step": "1"'), (b'"step": 1', b'"step": null'), (b'"loss": -3.5', b'"loss": "a"'),
-        (b'{"speech_si_snri_db": 3.0, "noise_si_snri_db": 2.0}', b"[]"), (b'"seconds": 2.5', b'"seconds": {}'),
-        (b'"gradient_norms": {', b'"gradient_norms": 3, "odd": {'), (b'"peak_mb": 100.5', b'"peak_mb": "much"'),
+        (b'{"speech_si_snri_db": 3.0, "noise_si_snri_db": 2.0}', b"[]"),
+        (b'"seconds": 2.5', b'"seconds": {}'),
+        (b'"gradient_norms": {', b'"gradient_norms": 3, "odd": {'),
+        (b'"peak_mb": 100.5', b'"peak_mb": "much"'),
     ],
 }  # fmt: skip
 for _kind, _pairs in CHANGES.items():

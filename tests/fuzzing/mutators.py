@@ -169,8 +169,9 @@ def flac_blocks(data):
 # Values of JSON.
 
 ODD_VALUES = (
-    None, True, False, 0, -1, 1, 2, 3.5, -0.0, 1e9, 1e39, 1e308, float("nan"), float("inf"), -float("inf"), 1 << 31, 1 << 63,
-    1 << 80, 10**400, "", "x", "../../x", "\0", "\ud800", "a\nb", "1", "nan", [], {}, [1], [[]], {"a": 1}, "long" * 20000,
+    None, True, False, 0, -1, 1, 2, 3.5, -0.0, 1e9, 1e39, 1e308, float("nan"), float("inf"), -float("inf"),
+    1 << 31, 1 << 63, 1 << 80, 10**400, "", "x", "../../x", "\0", "\ud800", "a\nb", "1", "nan", "long" * 20000,
+    [], {}, [1], [[]], {"a": 1},
 )  # fmt: skip
 
 
