@@ -25,6 +25,7 @@ from tasnet_np.corpus.layouts import PARTS
 from tasnet_np.errors import UserError
 from tasnet_np.safe_files import atomic_path
 from tasnet_np.sound.audio_files import UNKNOWN_LENGTH, AudioFile, check_finite
+from tasnet_np.sound.channels import mono
 
 FORMAT, VERSION = "tasnet_np manifest", 1
 SILENCE_DB = -90.0  # dBFS: a recording below this level is silent; it is less than the last of 16 bits
@@ -150,7 +151,7 @@ def _contents(file):
         digest.update(np.ascontiguousarray(block).data)
         frames += block.shape[1]
         clipped += count_clipped(block)
-        energy += float(np.sum(np.square(block.mean(axis=0), dtype=np.float64)))
+        energy += float(np.sum(np.square(mono(block), dtype=np.float64)))
     level_db = 10 * math.log10(energy / frames) if energy else -math.inf
     if level_db < SILENCE_DB:
         raise UserError(f"{file.path}: is silent ({level_db:.0f} dBFS); remove or replace it")

@@ -111,6 +111,7 @@ def _denoise_file(path, outputs, model, segment_seconds):
             for index, (output, (format, subtype)) in enumerate(zip(outputs, encodings)):
                 blocks = separation.source(index, scale)
                 write_blocks(output, blocks, file.rate, file.channels, format=format, subtype=subtype)
+        _tell(path, file.note)
         return file.rate
     recording = read(path)
     silent, mixture_peak = not np.any(without_mean(recording.samples)), np.max(np.abs(recording.samples))
@@ -119,7 +120,14 @@ def _denoise_file(path, outputs, model, segment_seconds):
     _make_folders(outputs)
     for output, samples, (format, subtype) in zip(outputs, sources, encodings):
         write(output, samples, recording.rate, format=format, subtype=subtype)
+    _tell(path, recording.note)
     return recording.rate
+
+
+def _tell(path, note):
+    """Print what is strange about a recording, if anything is."""
+    if note:
+        _warn(f"{path}: {note}")
 
 
 def _make_folders(paths):

@@ -12,10 +12,12 @@ import math
 
 import numpy as np
 
+from tasnet_np.errors import UserError
 from tasnet_np.network.config import SOURCES
+from tasnet_np.sound.channels import MOST_CHANNELS
 from tasnet_np.sound.checks import check_floats
 from tasnet_np.sound.level import RunningLevel
-from tasnet_np.sound.resampling import Resampler
+from tasnet_np.sound.resampling import Resampler, check_sound_rate
 from tasnet_np.streaming.streamer import Streamer
 
 
@@ -44,12 +46,17 @@ class SoundStream:
 
     Raises
     ------
+    UserError
+        No sound has such a rate, or there are more than `MOST_CHANNELS` channels.
     ValueError
         The model cannot be streamed, or `memory_seconds` is not above 0.
     """
 
     def __init__(self, model, rate, channels=1, *, level=True, memory_seconds=math.inf):
         config = model.config
+        check_sound_rate("sound", rate)
+        if not 1 <= channels <= MOST_CHANNELS:
+            raise UserError(f"sound: {channels} channels; give between 1 and {MOST_CHANNELS}")
         if not memory_seconds > 0:
             raise ValueError(f"memory must be above 0 seconds, not {memory_seconds}")
         forgetting = math.exp(-config.hop / config.sample_rate / memory_seconds)
@@ -85,8 +92,16 @@ class SoundStream:
         -------
         ndarray, shape (2, channels, m), float32
             Speech and background, as far as later samples cannot change them.
+
+        Raises
+        ------
+        UserError
+            The samples have another number of channels.
         """
-        check_floats("samples", samples, axes=2)
+        check_floats("samples", samples)
+        if samples.ndim != 2 or len(samples) != self.channels:
+            found = f"samples have shape {samples.shape}, not ({self.channels}, n)"
+            raise UserError(f"{found}; channels come first: give samples.T if they are (n, channels)")
         bad = ~np.isfinite(samples)
         if bad.any():
             self.replaced += int(bad.sum())

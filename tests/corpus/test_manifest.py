@@ -415,3 +415,19 @@ def test_the_noise_of_a_pair_is_noisy_less_clean(tmp_path):
             assert snr_db == pytest.approx(6, abs=1)  # 0.1 against 0.05
     fixed = fixed_batches(corpus, samples=3000, rate=RATE, snrs_db=(0,))
     assert all("as recorded" not in name for name in fixed[0].names)
+
+
+def test_the_noise_of_a_pair_whose_sides_are_inverted(tmp_path):
+    """Both recordings are turned alike, so that their difference is the noise."""
+    speech, noise = (0.1 * np.random.default_rng(0).standard_normal((2, 4000))).astype(np.float32)
+    side = np.float32([[1], [-1]])
+    for folder, samples in (("clean", side * speech), ("noisy", side * (speech + 3 * noise))):
+        path = tmp_path / folder / "a.wav"
+        path.parent.mkdir()
+        audio_files.write(path, samples, RATE, subtype="FLOAT")
+    found = [layouts.Found("pair", tmp_path, "clean/a.wav", "ann", "training", "noisy/a.wav")]
+    folder_names, entries, problems = manifest.inspect(found)
+    assert problems == []
+    clean, noisy = open_corpus(manifest.Manifest(folder_names, entries), "training", RATE, Store()).pairs[0]
+    assert np.abs(clean.piece(0) - speech).max() < 1e-6
+    assert np.abs(noisy.piece(0) - 3 * noise).max() < 1e-6

@@ -5,10 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 
+from tasnet_np.errors import UserError
 from tasnet_np.listening.sound_stream import SoundStream
 from tasnet_np.network.config import PRESETS
 from tasnet_np.network.execution import ConvTasNet
 from tasnet_np.network.gradcheck import reduced
+from tasnet_np.sound.channels import MOST_CHANNELS
 from tasnet_np.sound.level import fit_level
 from tasnet_np.sound.resampling import resample
 from tasnet_np.streaming.streamer import Streamer
@@ -101,3 +103,22 @@ def test_bad_samples_are_taken_as_zero_and_counted(rate):
     stream = SoundStream(model_of(), rate, 2)
     assert in_pieces(stream, mixture, [500]).tobytes() == expected.tobytes()
     assert stream.replaced == len(places)
+
+
+@pytest.mark.parametrize("rate", [0, 1, 999, 1_000_001, 2**31 - 1])
+def test_rates_that_no_sound_has(rate):
+    with pytest.raises(UserError, match=f"has a sample rate of {rate}; give one between 1000 and 1000000 Hz"):
+        SoundStream(model_of(), rate)
+
+
+@pytest.mark.parametrize("channels", [0, MOST_CHANNELS + 1, 65_535])
+def test_numbers_of_channels(channels):
+    with pytest.raises(UserError, match=f"{channels} channels; give between 1 and 64"):
+        SoundStream(model_of(), 8000, channels)
+
+
+@pytest.mark.parametrize("shape", [(500, 2), (1, 500), (500,)])
+def test_other_shapes_are_refused_with_what_mends_them(shape):
+    stream = SoundStream(model_of(), 8000, 2)
+    with pytest.raises(UserError, match=r"not \(2, n\); channels come first: give samples.T"):
+        stream.process(np.zeros(shape, np.float32))

@@ -195,6 +195,13 @@ WAV = wav(sound(100))
             {"raw": "s24le", "channels": 2},
             "ends with 3 bytes too many; a frame of s24le with 2 channels",
         ),
+        (
+            WAV,
+            {"raw": "s16le", "rate": 1},
+            "--rate: has a sample rate of 1; give one between 1000 and 1000000 Hz",
+        ),
+        (WAV, {"raw": "s16le", "rate": 2**31 - 1}, "--rate: has a sample rate of 2147483647"),
+        (WAV, {"raw": "s16le", "channels": 65_535}, "--channels 65535: give at most 64"),
         (WAV, {"source": "music"}, "--source music: give one of speech, noise"),
         (WAV, {"block_seconds": 0}, "--block-ms 0: give more than 0"),
     ],
@@ -212,6 +219,19 @@ def test_what_came_before_a_fault_is_written():
     with pytest.raises(UserError, match="1 bytes too many"):
         run(MODEL, io.BufferedReader(io.BytesIO(data + b"x")), output, print, raw="s16le", block_seconds=10)
     assert output.getvalue() == expected(samples, "s16le")
+
+
+def test_all_samples_come_out_whatever_the_header_says():
+    plain = wav(sound(1000))
+    expected = filtered(plain)[0][44:]
+    for size in (0, 0x40000000):
+        output, _ = filtered(plain[:40] + size.to_bytes(4, "little") + plain[44:])
+        assert output[40:] == b"\xff" * 4 + expected
+    output = io.BytesIO()
+    died = plain[:40] + (500).to_bytes(4, "little") + plain[44:]
+    with pytest.raises(UserError, match="its header gives 500 bytes of samples, but 2000 came"):
+        run(MODEL, io.BufferedReader(io.BytesIO(died)), output, print)
+    assert output.getvalue()[44:] == expected
 
 
 def test_models_that_see_the_whole_recording_are_refused():
