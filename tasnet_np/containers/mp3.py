@@ -129,7 +129,8 @@ def _parts_of_runs(path, runs):
             f"{path}: is truncated ({found * samples} of {promised * samples} samples); copy it again"
         )
     parts = [run.part() for run in runs if run.count]
-    if promised and promised == runs[0].count and tag.is_known:
+    is_right = promised == runs[0].count and tag and tag.bytes in (0, runs[0].stop - runs[0].start)
+    if promised and is_right and tag.is_known:
         parts[0] = Part(
             ((runs[0].start, runs[0].stop),)
         )  # libsndfile leaves out the samples that the encoder added
@@ -210,5 +211,6 @@ def _tag(head):
     for place in (4 + side, 6 + side):  # a checksum may come before
         if head[place : place + 4] in (b"Xing", b"Info"):
             flags, frames, size = (int.from_bytes(head[place + k : place + k + 4], "big") for k in (4, 8, 12))
-            return _Tag(frames if flags & 1 else 0, size if flags & 3 == 3 else 0, True)
+            is_known = not any(head[6:place])  # else libsndfile takes it for sound
+            return _Tag(frames if flags & 1 else 0, size if flags & 3 == 3 else 0, is_known)
     return None

@@ -70,9 +70,18 @@ def _parts_of_one(stretch, joined):
     if kind == "OGG":
         return ogg_parts(one)
     head = one.at(start, 2)
-    if start > stretch.start or len(head) == 2 and head[0] == 0xFF and head[1] >= 0xE0:
+    is_frame = len(head) == 2 and head[0] == 0xFF and head[1] >= 0xE0
+    if start > stretch.start or is_frame or start == 0 and _is_mp3(stretch.path):
         return mp3_parts(one)
     return [], stretch.end
+
+
+def _is_mp3(path):
+    """Whether libsndfile finds an MP3 in a file that does not begin like one."""
+    try:
+        return sf.info(path).format == "MP3"
+    except (sf.SoundFileError, TypeError):
+        return False
 
 
 @contextlib.contextmanager

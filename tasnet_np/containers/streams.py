@@ -1,9 +1,10 @@
 """FLAC and Ogg: where their streams begin and end, and how much sound the header of each promises.
 
-Nothing is decoded here: only the heads of files and pages are read.
+Nothing is decoded here: only the heads of files, and of Ogg pages also their checksums.
 """
 
 import re
+import zlib
 from dataclasses import dataclass, replace
 
 from tasnet_np.containers.parts import Part
@@ -13,7 +14,9 @@ MOST_TAGS = 100  # before a file
 FLAC_COUNT, FLAC_MOST = 21, (1 << 36) - 1  # place of the number of samples, and the largest one
 FLAC_FIRST = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
 OGG_PAGE = re.compile(rb"OggS\x00")
-OGG_FIRST, OGG_HEAD = 2, 27  # the flag of a stream's first page; bytes of a page before its table of sizes
+OGG_FIRST, OGG_LAST = 2, 4  # flags of the first and the last page of a stream
+OGG_HEAD = 27  # bytes of a page before its table of sizes
+MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))  # bits in reverse order
 
 
 def after_id3(stretch):
@@ -96,26 +99,35 @@ def ogg_parts(stretch):
     Raises
     ------
     UserError
-        The file ends within a page, or the last page of a stream counts fewer samples than an earlier one.
+        The file ends within a page, a page has another checksum than it says, something else stands between the pages
+        of a stream, or the last page of a stream counts fewer samples than an earlier one.
     """
-    parts, stream, place = [], _OggStream(stretch.start), stretch.start
+    parts, damaged, stream, place = [], [], _OggStream(stretch.start), stretch.start
     while place < stretch.end:
         page = _ogg_page(stretch, place)
         if page is None:
+            if stream.has_samples and not stream.has_ended:
+                raise UserError(f"{stretch.path}: is damaged (no page begins at byte {place}); copy it again")
             place = next(stretch.find(OGG_PAGE, place + 1), stretch.end)
             continue
+        if not _ogg_page_is_whole(stretch.at(place, page.size)):
+            damaged.append(place)
         if page.first and stream.has_samples:
             parts.append(stream.part(stretch.path))
             stream = _OggStream(place)
         place += page.size
         stream.add(page, place)
-    return [*parts, stream.part(stretch.path)], stretch.end
+    parts.append(stream.part(stretch.path))
+    if damaged:
+        raise UserError(f"{stretch.path}: is damaged (the page at byte {damaged[0]}); copy it again")
+    return parts, stretch.end
 
 
 @dataclass(frozen=True)
 class _OggPage:
     size: int  # bytes
     first: bool  # it begins a stream
+    last: bool  # it ends one
     serial: int  # number of its stream
     samples: int  # of the stream up to its end; -1 where no packet ends
 
@@ -126,6 +138,7 @@ class _OggStream:
     def __init__(self, begin):
         self.begin = self.stop = begin
         self.has_samples = False  # a page came that is not the first of a stream
+        self.has_ended = False  # the last page of a stream came
         self._counts = {}  # by stream: samples up to the end of the first page, of the last but one, and of the last
         self._most = {}  # by stream: the largest number on any page
 
@@ -133,6 +146,7 @@ class _OggStream:
         """Take in the page that ends at a place."""
         self.stop = stop
         self.has_samples |= not page.first
+        self.has_ended |= page.last
         if page.samples > 0:
             first, _, last = self._counts.get(page.serial, (page.samples, page.samples, page.samples))
             self._counts[page.serial] = first, last, page.samples
@@ -161,4 +175,15 @@ def _ogg_page(stretch, place):
         found = f"{stretch.end - place} of {size} bytes of its last page"
         raise UserError(f"{stretch.path}: is truncated ({found}); copy it again")
     samples = int.from_bytes(head[6:14], "little", signed=True)
-    return _OggPage(size, bool(head[5] & OGG_FIRST), int.from_bytes(head[14:18], "little"), samples)
+    first, last = bool(head[5] & OGG_FIRST), bool(head[5] & OGG_LAST)
+    return _OggPage(size, first, last, int.from_bytes(head[14:18], "little"), samples)
+
+
+def _ogg_page_is_whole(page):
+    """Whether a page has the checksum that it gives. A damaged page would be left out without a word.
+
+    It is that of zlib for bytes and bits in reverse order, begun with 0, where the checksum's own bytes are 0.
+    """
+    data = (page[:22] + bytes(4) + page[26:]).translate(MIRRORED)
+    found = zlib.crc32(data, 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int(f"{found:032b}"[::-1], 2) == int.from_bytes(page[22:26], "little")
