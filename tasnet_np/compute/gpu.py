@@ -49,9 +49,47 @@ def _numba_cuda():
     return module
 
 
-@cache
+_used = False  # whether this process has used the GPU
+_forked = False  # whether it was forked from one that had
+FORKED = (
+    "the GPU was used before this process was forked; start processes by spawn, or fork before its first use"
+)
+
+
+def _use_gpu():
+    """Note that this process uses the GPU. Where it cannot, a call of CUDA would fail without a reason, or hang.
+
+    Raises
+    ------
+    RuntimeError : the process was forked from one that had used the GPU
+    """
+    global _used
+    if _forked:
+        raise RuntimeError(FORKED)
+    _used = True
+
+
+def _after_fork_in_child():
+    global _forked
+    _forked = _forked or _used
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
 def cuda_problem():
     """Why there is no GPU to compute on, in a few words; None if there is one."""
+    if _forked:
+        return FORKED
+    problem = _missing_gpu()
+    if problem is None:
+        _use_gpu()  # to look for it was to use it
+    return problem
+
+
+@cache
+def _missing_gpu():
     try:
         if cuda.is_available():
             return None
@@ -151,6 +189,7 @@ _stream = 0  # where launches go: the default stream, or a graph that is being r
 
 
 def _launch(kernel, configuration, arguments):
+    _use_gpu()
     blocks, threads, *shared = configuration
     nbytes = shared[0] * np.dtype(shared[1]).itemsize if shared else 0
     if nbytes > SHARED_BYTES:
@@ -185,6 +224,7 @@ class _MemoryPool:
         self.allocations = 0
 
     def take(self, size, dtype):
+        _use_gpu()
         if self.free[size, dtype]:
             return self.free[size, dtype].pop()
         self.allocations += 1
@@ -282,10 +322,12 @@ class CudaArray:
 
     def numpy(self):
         """A copy on the CPU."""
+        _use_gpu()
         return self.data.copy_to_host().reshape(self.shape)
 
     def copy_from(self, array):
         """Copy a NumPy array of the same shape and dtype here."""
+        _use_gpu()
         self.data.copy_to_device(np.ascontiguousarray(array), stream=_stream)
 
 
@@ -397,6 +439,7 @@ class CudaGraph:
         self.problem = "simulated" if SIMULATED else None  # why the task cannot be recorded
 
     def __call__(self):
+        _use_gpu()
         self.calls += 1
         if self.graph is None and self.calls > 2 and self.problem is None:
             self._record()
@@ -440,9 +483,11 @@ class CudaGraph:
 
 def wait_for_gpu():
     """Wait until the GPU has run all that was launched."""
+    _use_gpu()
     cuda.synchronize()
 
 
 def pinned_like(array):
     """A new NumPy array of the same shape and dtype, in memory that the GPU can read while the CPU goes on."""
+    _use_gpu()
     return cuda.pinned_array(array.shape, array.dtype)

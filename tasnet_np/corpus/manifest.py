@@ -24,7 +24,8 @@ from tqdm import tqdm
 from tasnet_np.corpus.layouts import PARTS
 from tasnet_np.errors import UserError
 from tasnet_np.safe_files import atomic_path
-from tasnet_np.sound.audio_files import UNKNOWN_LENGTH, AudioFile, check_finite
+from tasnet_np.sound.audio_files import UNKNOWN_LENGTH, AudioFile
+from tasnet_np.sound.bad_samples import check_finite
 from tasnet_np.sound.channels import mono
 
 FORMAT, VERSION = "tasnet_np manifest", 1
@@ -147,7 +148,7 @@ def _contents(file):
     """Length, level, clipping and digest of a `AudioFile`, block by block."""
     digest, energy, frames, clipped = hashlib.blake2b(digest_size=16), 0.0, 0, 0
     for block in file:
-        check_finite(file.path, block)
+        check_finite(file.path, block, frames)
         digest.update(np.ascontiguousarray(block).data)
         frames += block.shape[1]
         clipped += count_clipped(block)

@@ -14,6 +14,7 @@ import numpy as np
 
 from tasnet_np.errors import UserError
 from tasnet_np.network.config import SOURCES
+from tasnet_np.sound.bad_samples import bad_samples
 from tasnet_np.sound.channels import MOST_CHANNELS
 from tasnet_np.sound.checks import check_floats
 from tasnet_np.sound.level import RunningLevel
@@ -42,7 +43,9 @@ class SoundStream:
     Attributes
     ----------
     replaced : int
-        Samples that were NaN or infinite and were taken as 0.
+        Samples that were bad (`sound.bad_samples`) and were taken as 0.
+    absurd : int
+        Those of them that were finite, but too large.
 
     Raises
     ------
@@ -62,7 +65,7 @@ class SoundStream:
         forgetting = math.exp(-config.hop / config.sample_rate / memory_seconds)
         self.channels = channels
         self.streamer = Streamer(model, channels, forgetting=forgetting)
-        self.replaced = 0
+        self.replaced = self.absurd = 0
         self._level = RunningLevel(config.sample_rate, channels) if level else None
         self._to_model_rate = Resampler(rate, config.sample_rate, channels)
         self._to_own_rate = Resampler(config.sample_rate, rate, len(SOURCES) * channels)
@@ -86,7 +89,7 @@ class SoundStream:
         Parameters
         ----------
         samples : ndarray, shape (channels, n), float32
-            NaN and infinite samples count as 0.
+            NaN, infinite and absurdly large samples count as 0.
 
         Returns
         -------
@@ -102,9 +105,10 @@ class SoundStream:
         if samples.ndim != 2 or len(samples) != self.channels:
             found = f"samples have shape {samples.shape}, not ({self.channels}, n)"
             raise UserError(f"{found}; channels come first: give samples.T if they are (n, channels)")
-        bad = ~np.isfinite(samples)
+        bad = bad_samples(samples)
         if bad.any():
             self.replaced += int(bad.sum())
+            self.absurd += int(np.isfinite(samples[bad]).sum())
             samples = np.where(bad, np.float32(0), samples)
         self._owed += samples.shape[1]
         return self._give(self._to_own_rate.process(self._separate(self._to_model_rate.process(samples))))

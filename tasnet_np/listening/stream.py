@@ -22,6 +22,7 @@ from tasnet_np.listening.pcm_stream import ENCODINGS, PCM, frames_of, read_wav_h
 from tasnet_np.listening.sound_stream import SoundStream
 from tasnet_np.listening.stream_timing import Timing
 from tasnet_np.network.config import SOURCES
+from tasnet_np.sound.bad_samples import LARGEST
 from tasnet_np.sound.channels import MOST_CHANNELS
 from tasnet_np.sound.resampling import check_sound_rate
 
@@ -93,7 +94,8 @@ def run(
     finally:
         say(timing.report())
         if sound.replaced:
-            say(f"warning: {sound.replaced} samples were NaN or infinite and were taken as 0")
+            what = f"NaN, infinite or above {LARGEST:g}" if sound.absurd else "NaN or infinite"
+            say(f"warning: {sound.replaced} samples were {what} and were taken as 0")
         if clipped:
             say(f"warning: {clipped} samples were too loud for {pcm.encoding} and were clipped")
 

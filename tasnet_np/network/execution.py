@@ -8,6 +8,7 @@ into tiles of frames instead. On a GPU a batch goes through the network as a who
 from __future__ import annotations
 
 import copy
+import threading
 
 import numpy as np
 
@@ -16,12 +17,17 @@ from tasnet_np.compute.cpu import each, each_in_order, get_threads, over_tiles
 from tasnet_np.network.config import SOURCES, Config
 from tasnet_np.network.layers import Layer
 from tasnet_np.network.model import Network
+from tasnet_np.network.thread_guard import REMEDY, ThreadGuard
 from tasnet_np.ops.tcn_block import tcn_blocks_inference
 from tasnet_np.ops.tcn_block_cpu import TILE
 
 
 class ConvTasNet(Network):
     """Conv-TasNet (Luo and Mesgarani, arXiv 1809.07454): separates a mixture into speech and noise.
+
+    Any number of threads may infer with one model at once, `forward(mixture, keep=False)`. One at a time may train
+    it: while a thread is in `forward`, `backward` or `gradients`, the others get a RuntimeError there, and so does
+    a `backward` whose forward was that of another thread. No thread may infer between a forward and its backward.
 
     Parameters
     ----------
@@ -52,7 +58,8 @@ class ConvTasNet(Network):
         super().__init__(config, seed, dtype, path)
         self.device = "cpu"
         self._copies = []
-        self._expected = None  # the shape that the next backward's argument must have
+        self._expected = None  # by the next backward: the shape of its argument, and its thread
+        self._guard = ThreadGuard("this model")
 
     @property
     def _example_by_example(self):
@@ -83,10 +90,11 @@ class ConvTasNet(Network):
             raise ValueError('path "reference" is NumPy: it cannot run on cuda; use "ops" or "fused"')
         if device == self.device:
             return self
+        super().to(device)
         self._copies = []
         self._expected = None
         self.device = device
-        return super().to(device)
+        return self
 
     def on_cpu(self) -> ConvTasNet:
         """This model if it is on the CPU, else a copy of it on the CPU."""
@@ -116,9 +124,21 @@ class ConvTasNet(Network):
         ------
         ValueError, TypeError
             An array of another shape or dtype.
+        RuntimeError
+            With keep=True, while another thread trains this model.
         """
         self._check(mixture)
-        self._expected = (len(mixture), len(SOURCES), mixture.shape[1]) if keep else None
+        if not keep:
+            if self._expected and self._expected[1] == threading.get_ident():
+                self._expected = None
+            return self._forward(mixture, keep)
+        with self._guard:
+            self._expected = None
+            sources = self._forward(mixture, keep)
+            self._expected = (len(mixture), len(SOURCES), mixture.shape[1]), threading.get_ident()
+            return sources
+
+    def _forward(self, mixture, keep):
         if self.device == "cuda":
             return move(super().forward(move(mixture, "cuda"), keep), place_of(mixture))
         if not self._example_by_example:
@@ -144,15 +164,22 @@ class ConvTasNet(Network):
         Raises
         ------
         RuntimeError
-            Without a forward (with keep=True) right before it.
+            Without a forward (with keep=True) right before it, or after one of another thread.
         ValueError
             A gradient of another shape than the sources.
         """
-        if self._expected is None:
-            raise RuntimeError("backward needs a forward (with keep=True) right before it")
-        if dsources.shape != self._expected:
-            raise ValueError(f"dsources must be {self._expected}, like the sources, not {dsources.shape}")
-        self._expected = None
+        with self._guard:
+            if self._expected is None:
+                raise RuntimeError("backward needs a forward (with keep=True) right before it")
+            shape, thread = self._expected
+            if thread != threading.get_ident():
+                raise RuntimeError(f"the last forward of this model was that of another thread; {REMEDY}")
+            if dsources.shape != shape:
+                raise ValueError(f"dsources must be {shape}, like the sources, not {dsources.shape}")
+            self._expected = None
+            return self._backward(dsources)
+
+    def _backward(self, dsources):
         if self.device == "cuda":
             return move(super().backward(move(dsources, "cuda")), place_of(dsources))
         if not self._example_by_example:
@@ -188,15 +215,19 @@ class ConvTasNet(Network):
         ValueError, TypeError
             An array of another shape or dtype.
         """
-        B = len(mixture)
-        if not self._example_by_example or B == 1:
+        with self._guard:
+            if self._example_by_example and len(mixture) > 1:
+                return self._gradients_by_example(loss, mixture, sources)
             value = loss.forward(self.forward(mixture), sources)
             self.backward(loss.backward())
             return value
+
+    def _gradients_by_example(self, loss, mixture, sources):
         self._check(mixture)
         self._expected = None
+        B = len(mixture)
         idle = self._twins(min(B, get_threads()) + 1)[1:]
-        losses, mine = [], self.grads
+        losses, total = [], {}
 
         def one(i):
             network, own_loss = idle.pop(), copy.copy(loss)
@@ -209,11 +240,14 @@ class ConvTasNet(Network):
 
         def add(result):
             value, grads = result
-            for name, gradient in grads.items():
-                np.add(mine[name] if losses else 0, gradient, out=mine[name])
+            if not losses:
+                total.update(grads)  # new arrays, as from every backward: the sum may be made in them
+            else:
+                _add_all(total, grads)
             losses.append(value)
 
         each_in_order(one, range(B), add)
+        self._replace("own_grads", total)
         return sum(losses) / B
 
     def frames(self, mixture: np.ndarray) -> np.ndarray:
@@ -238,8 +272,7 @@ class ConvTasNet(Network):
         """Add the gradients of all examples, in their order, to those of this network."""
         mine = self.grads
         for network in networks[1:]:
-            for name, gradient in network.grads.items():
-                np.add(mine[name], gradient, out=mine[name])
+            _add_all(mine, network.grads)
 
     def _infer(self, mixture):
         """`Network.forward` of one example without caches. Each thread takes a tile of its frames at a time."""
@@ -272,3 +305,8 @@ class ConvTasNet(Network):
             raise TypeError(f"mixture must be a {self.dtype} array like the model, not {dtype}")
         if len(shape) != 2 or 0 in shape:
             raise ValueError(f"mixture must be (batch, samples), neither of them 0, not {shape}")
+
+
+def _add_all(total, gradients):
+    for name, gradient in gradients.items():
+        np.add(total[name], gradient, out=total[name])

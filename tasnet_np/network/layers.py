@@ -11,11 +11,13 @@ from __future__ import annotations
 import copy
 import functools
 import operator
+import threading
 from collections.abc import Sequence
 
 import numpy as np
 
 from tasnet_np.compute.arrays import move, move_all, place_of, stack, unstack, zeros_for_each
+from tasnet_np.network.thread_guard import REMEDY, ThreadGuard
 from tasnet_np.ops import OPS
 from tasnet_np.ops.si_snr import EPS, negative_mean
 from tasnet_np.ops.stft_magnitude import refuse_gpu
@@ -42,8 +44,10 @@ class Layer:
 
     def to(self, device):
         """Move all parameters to "cpu" or "cuda", and set all gradients to 0. Returns the layer."""
-        self._replace("own_params", move_all(self.params, device))
-        self._replace("own_grads", zeros_for_each(self.params))
+        params = move_all(self.params, device)
+        grads = zeros_for_each(params)  # where there is no room, the layer stays as it was
+        self._replace("own_params", params)
+        self._replace("own_grads", grads)
         return self
 
     def _replace(self, kind, arrays):
@@ -145,6 +149,7 @@ class NegativeSISNR(OpLayer):
         self.with_sum = bool(weights[-1])
         self.weights = weights if self.with_sum else weights[:-1]
         self._weights_by_place = {}
+        self._kept = None  # for backward: the values' gradient, the op's cache, and the forward's thread
 
     def forward(self, estimate: np.ndarray, target: np.ndarray, keep: bool = True) -> float:
         """The loss of a batch.
@@ -173,8 +178,9 @@ class NegativeSISNR(OpLayer):
             raise ValueError(f"{estimate.shape[1]} sources but {self.sources} weights")
         if self.with_sum:
             estimate, target = _with_sum(estimate), _with_sum(target)
-        values = super().forward(estimate, keep=keep, target=target)  # (B, 2 or 3) dB
-        loss, self._dvalues = negative_mean(values, self._weights_beside(values))
+        values, cache = self._forward(estimate, target=target, **self.settings)  # (B, 2 or 3) dB
+        loss, dvalues = negative_mean(values, self._weights_beside(values))
+        self._kept = (dvalues, cache, threading.get_ident()) if keep else None
         return loss
 
     def _weights_beside(self, values):
@@ -190,9 +196,15 @@ class NegativeSISNR(OpLayer):
         Raises
         ------
         RuntimeError
-            Without a forward (with keep=True) right before it.
+            Without a forward (with keep=True) right before it, or after one of another thread.
         """
-        gradient = super().backward(self._dvalues)
+        if self._kept is None:
+            raise RuntimeError("backward needs a forward (with keep=True) right before it")
+        dvalues, cache, thread = self._kept
+        if thread != threading.get_ident():
+            raise RuntimeError(f"the last forward of this loss was that of another thread; {REMEDY}")
+        self._kept = None
+        (gradient,) = self._backward(dvalues, cache)
         if not self.with_sum:
             return gradient
         *parts, of_sum = unstack(gradient)
@@ -240,12 +252,13 @@ class SpeechLoss(Layer):
         self.likeness = OpLayer("stft_magnitude", path=path, windows=windows)
         weights = np.asarray(weights, np.float64)
         self.weights = stft_weight * weights / weights.sum()
+        self._guard = ThreadGuard("this loss")
 
     def __copy__(self):
         """A loss with caches of its own, for another thread (see `ConvTasNet.gradients`)."""
         other = object.__new__(type(self))
         parts = {"si_snr": copy.copy(self.si_snr), "likeness": copy.copy(self.likeness)}
-        other.__dict__.update(self.__dict__ | parts)
+        other.__dict__.update(self.__dict__ | parts | {"_guard": copy.copy(self._guard)})
         return other
 
     def to(self, device: str) -> SpeechLoss:
@@ -256,10 +269,12 @@ class SpeechLoss(Layer):
 
     def forward(self, estimate: np.ndarray, target: np.ndarray, keep: bool = True) -> float:
         """The loss of a batch in dB, from estimates and targets (B, 2, samples)."""
-        likeness = self.likeness.forward(estimate, keep=keep, target=target)  # (B, 2) dB
-        value, self._dlikeness = negative_mean(likeness, self.weights)
-        return self.si_snr.forward(estimate, target, keep=keep) + value
+        with self._guard:
+            likeness = self.likeness.forward(estimate, keep=keep, target=target)  # (B, 2) dB
+            value, self._dlikeness = negative_mean(likeness, self.weights)
+            return self.si_snr.forward(estimate, target, keep=keep) + value
 
     def backward(self) -> np.ndarray:
         """The gradient of the estimate, shape (B, 2, samples). Raises RuntimeError without a forward before it."""
-        return self.si_snr.backward() + self.likeness.backward(self._dlikeness)
+        with self._guard:
+            return self.si_snr.backward() + self.likeness.backward(self._dlikeness)

@@ -19,6 +19,7 @@ from tasnet_np.containers.parts import ENDLESS
 from tasnet_np.containers.streams import flac_up_to
 from tasnet_np.errors import UserError
 from tasnet_np.safe_files import atomic_path
+from tasnet_np.sound.bad_samples import check_finite
 from tasnet_np.sound.channels import check_channels_first
 from tasnet_np.sound.checks import check_floats
 from tasnet_np.sound.resampling import check_rate, check_sound_rate
@@ -68,8 +69,8 @@ def read(path):
     Raises
     ------
     UserError
-        The file is missing, not readable, not audio, has no samples, has NaN or infinite samples,
-        has a sample rate that no sound has, is shorter than its header says, or ends within a page (Ogg).
+        The file is missing, not readable, not audio, has no samples, has bad samples (`bad_samples`), has a sample
+        rate that no sound has, is shorter than its header says, or ends within a page (Ogg).
     """
     file = AudioFile(path, header=False)
     samples = np.concatenate(list(file), axis=1)  # (channels, n)
@@ -80,9 +81,9 @@ def read(path):
 class AudioFile:
     """An audio file that is read block by block. Each iteration reads it from its beginning.
 
-    An iteration yields arrays (channels, n) of float32 with at most `BLOCK` frames. Their samples may be NaN or
-    infinite. All samples that are there are read, whatever length the header gives, and so are several files or Ogg
-    streams that were put one after the other.
+    An iteration yields arrays (channels, n) of float32 with at most `BLOCK` frames. Their samples may be bad, see
+    `bad_samples`. All samples that are there are read, whatever length the header gives, and so are several files or
+    Ogg streams that were put one after the other.
 
     Parameters
     ----------
@@ -136,7 +137,7 @@ class AudioFile:
         Raises
         ------
         UserError
-            The file ends before `stop`, or the samples are not finite.
+            The file ends before `stop`, or some of the samples are bad.
         """
         samples = self._sought(start, stop)
         if samples is None:
@@ -144,7 +145,7 @@ class AudioFile:
         if samples.shape[1] < stop - start:
             found = f"ends at sample {start + samples.shape[1]}, expected at least {stop}"
             raise UserError(f"{self.path}: {found}; it has changed: prepare the recordings anew")
-        check_finite(self.path, samples)
+        check_finite(self.path, samples, start)
         return samples
 
     def _sought(self, start, stop):
@@ -310,8 +311,8 @@ def write(path, samples, rate, *, format=None, subtype=None):
     Raises
     ------
     UserError
-        The samples have a wrong shape or dtype, more channels than samples, are not finite or would clip, the format
-        cannot hold them, the rate is not above 0, or the file cannot be written.
+        The samples have a wrong shape or dtype, more channels than samples, are not finite, absurdly large or would
+        clip, the format cannot hold them, the rate is not above 0, or the file cannot be written.
     """
     path = Path(path)
     format, subtype = _encoding(path, format, subtype)
@@ -390,14 +391,6 @@ def _check_samples(path, samples, subtype):
         raise UserError(f"{path}: peak {peak:.4g} clips in {subtype}; scale to 1 or write FLOAT")
     if subtype == "VORBIS" and samples.ndim == 2 and len(samples) > 255:  # libsndfile crashes
         raise UserError(f"{path}: {len(samples)} channels; Vorbis holds 255, write a WAV file")
-
-
-def check_finite(path, samples):
-    """Refuse NaN and infinity."""
-    samples = np.asarray(samples)
-    bad = samples.size - np.count_nonzero(np.isfinite(samples))
-    if bad:
-        raise UserError(f"{path}: {bad} of {samples.size} samples are NaN or infinite; mend them")
 
 
 def find_audio(folder):

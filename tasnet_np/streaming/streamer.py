@@ -37,6 +37,7 @@ import numpy as np
 from tasnet_np.network.config import SOURCES
 from tasnet_np.network.execution import ConvTasNet
 from tasnet_np.ops.frame_statistics import EPS
+from tasnet_np.sound.bad_samples import LARGEST
 from tasnet_np.streaming.streamer_cpu import RELU, SIGMOID, SOFTMAX, Plan, Room, State, Weights, stream
 
 TOGETHER = 8  # most frames that are computed together
@@ -49,8 +50,9 @@ class Streamer:
     """Runs a model on sound as it arrives.
 
     All outputs together are what `model.forward` gives for all inputs together, sample for sample, whatever the sizes
-    of the pieces. The weights are copied, so later training does not change a stream. Samples that are NaN or infinite
-    are taken as 0, and counted in `replaced`. Samples up to -400 dBFS are taken as 0, too, but not counted.
+    of the pieces. The weights are copied, so later training does not change a stream. Bad samples (NaN, infinite or
+    above `bad_samples.LARGEST`) are taken as 0, and counted in `replaced`. Samples up to -400 dBFS are taken as 0, too,
+    but not counted.
 
     Parameters
     ----------
@@ -104,7 +106,7 @@ class Streamer:
 
     @property
     def replaced(self) -> int:
-        """The number of samples since the last reset that were NaN or infinite."""
+        """The number of samples since the last reset that were NaN, infinite or absurdly large."""
         return int(self._state.replaced[0])
 
     def reset(self) -> None:
@@ -225,6 +227,7 @@ def _plan(c, forgetting):
         forgetting=float(forgetting) if c.norm == "cLN" else 0.0,  # the per-frame norm keeps no sums
         eps=EPS,
         silent=SILENT,
+        largest=LARGEST,
     )
 
 

@@ -46,7 +46,7 @@ class State(NamedTuple):
     history: np.ndarray  # (rows of all blocks, channels, H)
     sums: np.ndarray  # (1 + 2 blocks, channels, 3) float64: x, x^2, 1 of each norm
     overlap: np.ndarray  # (2, channels, hop)
-    replaced: np.ndarray  # (1,): samples that were NaN or infinite
+    replaced: np.ndarray  # (1,): samples that were NaN, infinite or too large
 
 
 class Room(NamedTuple):
@@ -74,6 +74,7 @@ class Plan(NamedTuple):
     forgetting: float
     eps: float
     silent: float
+    largest: float
 
 
 @cpu_kernel
@@ -190,11 +191,11 @@ def _add(ring, rows, first):
 
 
 @cpu_kernel
-def _fill_windows(windows, samples, taken, filled, state, silent):
+def _fill_windows(windows, samples, taken, filled, state, silent, largest):
     """Cut as many windows from samples (channels, n) as there is room for.
 
-    Samples that are NaN or infinite become 0. So do samples up to `silent`: their products can be denormal numbers, for
-    which some processors take a hundred times as long.
+    Samples that are NaN or beyond `largest` become 0. So do samples up to `silent`: their products can be
+    denormal numbers, for which some processors take a hundred times as long.
 
     Returns how many samples were taken, how far the new half of the next window is filled, and how many windows were
     made.
@@ -207,9 +208,9 @@ def _fill_windows(windows, samples, taken, filled, state, silent):
         for channel in range(channels):
             for i in range(count):
                 value = samples[channel, taken + i]
-                if not math.isfinite(value):
+                if not abs(value) <= largest:
                     state.replaced[0] += 1
-                if not silent < abs(value) < math.inf:
+                if not silent < abs(value) <= largest:
                     value = samples.dtype.type(0)
                 state.window[channel, hop + filled + i] = value
         taken, filled = taken + count, filled + count
@@ -308,7 +309,9 @@ def stream(sources, samples, received, length, weights, state, room, plan):
     first, filled = received // hop, received % hop
     taken = written = 0
     while taken < n:
-        taken, filled, made = _fill_windows(room.windows, samples, taken, filled, state, plan.silent)
+        taken, filled, made = _fill_windows(
+            room.windows, samples, taken, filled, state, plan.silent, plan.largest
+        )
         if made:
             rows = made * channels
             frame = _separate(rows, first, length, weights, state, room, plan)

@@ -199,8 +199,8 @@ ON_ARRAYS = {
     "listening.pcm_stream.PCM": OnArrays(_pcm, signals((2, 100))),
     "sound.audio_files.write": OnArrays(_written, signals((2, 100))),
     "sound.audio_files.write_blocks": OnArrays(_written_in_blocks, signals((2, 100))),
-    "sound.audio_files.check_finite": OnArrays(
-        _nothing(lambda x: _of("sound.audio_files", "check_finite")("a.wav", x)), signals((2, 100))
+    "sound.bad_samples.check_finite": OnArrays(
+        _nothing(lambda x: _of("sound.bad_samples", "check_finite")("a.wav", x)), signals((2, 100))
     ),
     "sound.level.rms_db": OnArrays(_of("sound.level", "rms_db"), signals((2, 100))),
     "sound.level.at_level": OnArrays(_of("sound.level", "at_level", -20.0), signals((2, 100))),

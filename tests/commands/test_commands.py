@@ -257,11 +257,11 @@ def _broken_wavs(folder):
     }
     for name, contents in files.items():
         (folder / name).write_bytes(contents)
-    for name, value in (("nan.wav", np.nan), ("inf.wav", np.inf)):
+    for name, value in (("nan.wav", np.nan), ("inf.wav", np.inf), ("absurd.wav", 1e38)):
         samples = 0.1 * np.ones(2000)
         samples[1000] = value
         soundfile.write(folder / name, samples, 8000, subtype="FLOAT")
-    return [*files, "nan.wav", "inf.wav"]
+    return [*files, "nan.wav", "inf.wav", "absurd.wav"]
 
 
 def test_broken_recordings_cannot_be_denoised(capsys, trained, tmp_path):

@@ -14,6 +14,7 @@ import types
 
 import numpy as np
 import pytest
+from forking import can_fork, in_child
 
 from tasnet_np import UserError
 from tasnet_np.commands.main import main
@@ -456,3 +457,34 @@ def test_gradients_of_a_model_there_takes_arrays_from_here():
     assert there == pytest.approx(here, abs=1e-3)  # dB
     name = "mask.w"
     assert relative_error(models[1].grads[name].numpy(), models[0].grads[name]) < 1e-3
+
+
+@needs_gpu
+@can_fork
+def test_a_process_forked_after_use_is_told_so_and_its_parent_goes_on():
+    model, mixture = ConvTasNet(reduced(PRESETS["small"])).to("cuda"), np.ones((2, 40), np.float32)
+    expected = model.forward(mixture, keep=False)
+
+    def attempts():
+        other = ConvTasNet(reduced(PRESETS["small"]))
+        tasks = [
+            lambda: model.forward(mixture, keep=False),  # new memory
+            lambda: float(zeros((1,), model.params["norm.gamma"])),  # memory used before
+            lambda: model.params["norm.gamma"].numpy(),
+            lambda: other.to("cuda"),
+            lambda: CudaGraph(lambda: None)(),
+            lambda: choose_device("cuda"),
+        ]
+        errors = []
+        for task in tasks:
+            try:
+                errors.append(f"no error: {task()}")
+            except (RuntimeError, ValueError) as error:
+                errors.append(str(error))
+        on_cpu = other.forward(mixture, keep=False)
+        return errors, choose_device("auto"), on_cpu
+
+    errors, chosen, on_cpu = in_child(attempts)
+    assert all("the GPU was used before this process was forked" in error for error in errors), errors
+    assert chosen == "cpu" and relative_error(on_cpu, expected) <= FLOAT32
+    assert np.array_equal(model.forward(mixture, keep=False), expected)

@@ -169,6 +169,26 @@ def speech_and_noise(tmp_path, speakers=5, clips=2, noises=6):
     return layouts.folders(tmp_path / "speech", tmp_path / "noise")
 
 
+@pytest.mark.parametrize("contents", [True, False])
+def test_a_recording_with_an_absurd_sample_is_left_out_and_named(tmp_path, contents):
+    """Where only headers are read, when it is first used."""
+    speech_and_noise(tmp_path)
+    for folder in ("speech/s0", "noise"):
+        samples = 0.1 * np.random.default_rng(0).standard_normal(70_000)
+        samples[66_000] = 1e38
+        soundfile.write(tmp_path / folder / "absurd.wav", samples, RATE, subtype="FLOAT")
+    found, problems = layouts.folders(tmp_path / "speech", tmp_path / "noise")
+    made = make_manifest(found, problems, contents=contents)
+    warnings = []
+    mixer = Mixer(open_corpus(made, None, RATE, Store(warn=warnings.append)), samples=4000, rate=RATE)
+    for batch in (mixer.batch(step, 10) for step in range(10)):
+        assert np.isfinite(batch.mixture).all() and np.isfinite(batch.sources).all()
+        assert not any("absurd" in name for name in batch.names)
+    lines = made.problems if contents else warnings
+    assert len(lines) == 2 and all("absurd.wav" in line for line in lines)
+    assert all("the first is sample 66000 (1e+38); mend them" in line for line in lines)
+
+
 def test_an_inspection_finds_everything(tmp_path):
     found, _ = speech_and_noise(tmp_path)
     speech = tmp_path / "speech" / "s0"

@@ -153,6 +153,8 @@ def test_samples_of_another_shape_or_kind(samples):
 def test_samples_that_are_not_finite():
     with pytest.raises(UserError, match="samples have NaN"):
         separate(Splitter(), np.array([[0.1, np.nan]]), RATE)
+    with pytest.raises(UserError, match="samples have absurdly large .above 10000"):
+        separate(Splitter(), np.array([[0.1, 1e38]]), RATE)
 
 
 def test_samples_before_channels_are_refused():

@@ -102,7 +102,24 @@ def test_bad_samples_are_taken_as_zero_and_counted(rate):
     mixture[0, places] = np.nan, np.inf, -np.inf, np.nan
     stream = SoundStream(model_of(), rate, 2)
     assert in_pieces(stream, mixture, [500]).tobytes() == expected.tobytes()
-    assert stream.replaced == len(places)
+    assert (stream.replaced, stream.absurd) == (len(places), 0)
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 44100])
+@pytest.mark.parametrize("absurd", [1e38, -1e30, 1e5])
+def test_absurd_samples_are_bad_ones(rate, absurd):
+    mixture, places = sound(3000, 2), [0, 5, 199, 2999]
+    mixture[1, places] = 0
+    expected = in_pieces(SoundStream(model_of(), rate, 2), mixture, [500])
+    mixture[1, places] = absurd, np.nan, absurd, -absurd
+    stream = SoundStream(model_of(), rate, 2)
+    assert (
+        in_pieces(stream, mixture, [7, 500]).tobytes()
+        == in_pieces(
+            SoundStream(model_of(), rate, 2), np.where(np.abs(mixture) < 10, mixture, 0), [7, 500]
+        ).tobytes()
+    )
+    assert np.isfinite(expected).all() and (stream.replaced, stream.absurd) == (4, 3)
 
 
 @pytest.mark.parametrize("rate", [0, 1, 999, 1_000_001, 2**31 - 1])

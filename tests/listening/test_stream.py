@@ -145,6 +145,17 @@ def test_bad_samples_are_counted_and_do_no_harm():
     assert lines[-1] == "warning: 3 samples were NaN or infinite and were taken as 0"
 
 
+@pytest.mark.parametrize("encoding", ["f32le", "f64le"])
+def test_absurd_samples_do_no_harm(encoding):
+    samples = sound(2000)
+    clean = samples.copy()
+    clean[0, 100:103] = 0
+    samples[0, 100:103] = 1e38, -2e4, np.nan
+    output, lines = filtered(PCM(encoding, RATE, 1).encode(samples)[0], raw=encoding, block_seconds=10)
+    assert output == expected(clean, encoding)
+    assert lines[-1] == "warning: 3 samples were NaN, infinite or above 10000 and were taken as 0"
+
+
 def test_the_lines_at_the_start_and_at_the_end():
     _, lines = filtered(wav(sound(RATE, 2)))
     assert lines[0] == "s16le, 8000 Hz, 2 channels; latency 0.75 ms (window 0.75)"
