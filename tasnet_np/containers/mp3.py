@@ -56,8 +56,9 @@ def mp3_parts(stretch):
     """
     frames = replace(stretch, end=before_tags(stretch))
     tag = _tag(frames.at(frames.start, HEAD))
-    if tag and tag.is_known and tag.bytes == frames.end - frames.start:
-        return [Part(((frames.start, frames.end),))], stretch.end  # what it says is right
+    is_right = tag and tag.is_known and tag.bytes == frames.end - frames.start
+    if is_right and _sync(frames, frames.start) == frames.start:
+        return [Part(((frames.start, frames.end),))], stretch.end
     parts, group = [], []
     for run in _runs(frames, frames.start):
         if run.tag and group:

@@ -72,7 +72,7 @@ def _parts_of_one(stretch, joined):
     head = one.at(start, 2)
     is_frame = len(head) == 2 and head[0] == 0xFF and head[1] >= 0xE0
     if start > stretch.start or is_frame or start == 0 and _is_mp3(stretch.path):
-        return mp3_parts(one)
+        return mp3_parts(one if is_frame else stretch)  # a tag may say a wrong size
     return [], stretch.end
 
 

@@ -53,7 +53,19 @@ COMMANDS = {
     "info": Command("info --model {world}/model.npz", prints=True, same=_without_times),
     "gradcheck": Command("gradcheck", prints=True),
 }  # fmt: skip
-SLOW = {"gradcheck"}  # more than ten seconds: only in some conditions
+SLOW = {
+    "gradcheck": ("plain", "python -W error -OO"),
+    "report": ("plain", "no streams", "numpy raises", "odd names"),
+}
+LIKE_ANOTHER = (
+    "prepare pairs",
+    "denoise folder",
+    "live",
+)  # what the conditions below try with a command like it
+FOR_ONE_OF_A_KIND = (
+    "no standard error", "no standard input", "full standard error", "numpy raises", "not the main thread",
+    "another encoding",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -117,7 +129,9 @@ def pairs():
         (name, condition)
         for condition, how in CONDITIONS.items()
         for name, command in COMMANDS.items()
-        if how.only(name, command) and (name not in SLOW or condition in ("plain", "python -W error -OO"))
+        if how.only(name, command)
+        and condition in SLOW.get(name, CONDITIONS)
+        and not (name in LIKE_ANOTHER and condition in FOR_ONE_OF_A_KIND)
     ]
 
 

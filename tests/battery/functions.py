@@ -202,6 +202,9 @@ ON_ARRAYS = {
     "sound.bad_samples.check_finite": OnArrays(
         _nothing(lambda x: _of("sound.bad_samples", "check_finite")("a.wav", x)), signals((2, 100))
     ),
+    "sound.bad_samples.bad_samples": OnArrays(_of("sound.bad_samples", "bad_samples"), signals((2, 100))),
+    "sound.channels.signs": OnArrays(_of("sound.channels", "signs"), signals((2, 100))),
+    "sound.channels.mono": OnArrays(_of("sound.channels", "mono"), signals((2, 100))),
     "sound.level.rms_db": OnArrays(_of("sound.level", "rms_db"), signals((2, 100))),
     "sound.level.at_level": OnArrays(_of("sound.level", "at_level", -20.0), signals((2, 100))),
     "sound.level.fit_level": OnArrays(_of("sound.level", "fit_level"), signals(100, (2, 100))),
