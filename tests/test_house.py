@@ -14,7 +14,7 @@ FILES = {path.relative_to(ROOT).as_posix(): path.read_text() for path in ROOT.gl
 
 # A room imports only from itself and from those before it. A module beside the rooms is a room of its own.
 ORDER = (
-    "errors safe_files blas compute ops network streaming __init__ optimisation containers sound corpus training "
+    "errors safe_files blas containers sound compute ops network streaming __init__ optimisation corpus training "
     "listening reports commands __main__"
 ).split()
 KERNELS = {"cpu_kernel", "cpu_function", "cuda_kernel", "cuda_function"}  # decorators
@@ -22,7 +22,7 @@ ARGUMENTS = 8  # of a kernel, at most
 PLACES_OF_CUDA_KERNELS = ("tasnet_np/compute/", "tasnet_np/ops/", "tasnet_np/optimisation/updates.py")
 KNOWS_WHERE = {"CudaArray", "_on_gpu", "is_cuda_array", "__cuda_array_interface__"}
 LINES_OF_A_FILE = 500
-LINES_OF_A_ROOM = 1500  # but for ops/, which has a file for every op
+LINES_OF_A_ROOM = 1600  # but for ops/, which has a file for every op
 
 
 @cache
