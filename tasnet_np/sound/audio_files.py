@@ -128,7 +128,7 @@ class AudioFile:
         path = self.path
         try:
             _check_header(path)
-            with sf.SoundFile(path) as opened:
+            with sf.SoundFile(_libsndfile_name(path)) as opened:
                 self.rate, self.channels, self.frames = opened.samplerate, opened.channels, opened.frames
                 self.format, self.subtype = opened.format, opened.subtype
                 yield opened
@@ -164,6 +164,11 @@ class AudioFile:
         return samples
 
 
+def _libsndfile_name(path):
+    """A path as its bytes: soundfile refuses a name that is not UTF-8. On Windows all names are text."""
+    return str(path) if os.name == "nt" else os.fsencode(path)
+
+
 def _check_header(path):
     """Refuse what libsndfile would mend silently or not explain: a wrong length, a rate of 0."""
     if not stat.S_ISREG(path.stat().st_mode):
@@ -189,7 +194,7 @@ def _check_header(path):
 def seconds_by_header(path):
     """Length of an audio file in seconds by its header alone; 0 where that cannot be told."""
     try:
-        info = sf.info(path)
+        info = sf.info(_libsndfile_name(path))
     except (sf.SoundFileError, TypeError):
         return 0.0
     return 0.0 if info.frames == UNKNOWN_LENGTH else info.frames / info.samplerate
@@ -254,7 +259,9 @@ def write_blocks(path, blocks, rate, channels, *, format, subtype):
     """
     with atomic_path(path) as temporary:
         try:
-            with sf.SoundFile(temporary, "w", rate, channels, subtype, format=format) as opened:
+            with sf.SoundFile(
+                _libsndfile_name(temporary), "w", rate, channels, subtype, format=format
+            ) as opened:
                 for block in blocks:
                     opened.write(block.T)
         except (sf.SoundFileError, ValueError) as error:
