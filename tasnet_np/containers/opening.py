@@ -76,10 +76,15 @@ def _parts_of_one(stretch, joined):
     return [], stretch.end
 
 
+def libsndfile_name(path):
+    """A path as its bytes: soundfile refuses a name that is not UTF-8. On Windows all names are text."""
+    return str(path) if os.name == "nt" else os.fsencode(path)
+
+
 def _is_mp3(path):
     """Whether libsndfile finds an MP3 in a file that does not begin like one."""
     try:
-        return sf.info(path).format == "MP3"
+        return sf.info(libsndfile_name(path)).format == "MP3"
     except (sf.SoundFileError, TypeError):
         return False
 
@@ -98,7 +103,7 @@ def open_part(path, part):
         As from a SoundFile.
     """
     if part is None or part.is_whole(os.path.getsize(path)):
-        with Sequential(path) as opened:
+        with Sequential(libsndfile_name(path)) as opened:
             yield opened
         return
     with open(path, "rb") as file:

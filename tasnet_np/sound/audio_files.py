@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import soundfile as sf
 
-from tasnet_np.containers.opening import open_part, parts_of
+from tasnet_np.containers.opening import libsndfile_name, open_part, parts_of
 from tasnet_np.containers.parts import ENDLESS
 from tasnet_np.containers.streams import flac_up_to
 from tasnet_np.errors import UserError
@@ -354,7 +354,9 @@ def write_blocks(path, blocks, rate, channels, *, format, subtype):
     """
     with atomic_path(path) as temporary:
         try:
-            with sf.SoundFile(temporary, "w", rate, channels, subtype, format=format) as opened:
+            with sf.SoundFile(
+                libsndfile_name(temporary), "w", rate, channels, subtype, format=format
+            ) as opened:
                 for block in blocks:
                     check_floats("block", block, axes=2)
                     opened.write(block.T)
