@@ -129,7 +129,7 @@ def _denoise_file(path, outputs, model, segment_seconds):
 def _tell(path, note):
     """Print what is strange about a recording, if anything is."""
     if note:
-        _warn(f"{path}: {note}")
+        warn(f"{path}: {note}")
 
 
 def _make_folders(paths):
