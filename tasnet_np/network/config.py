@@ -217,7 +217,8 @@ class Config:
         # The encoded frames; x and skips before and after a block, and what it adds to them; a and n.
         in_a_block = T * (N + 3 * (B + Sc) + H) + in_tiles * H
         # The encoded frames and the skips; in tiles, both again, and the masks of both sources, before and after.
-        at_the_ends = T * (N + Sc) + in_tiles * (5 * N + Sc)
+        # And the samples of both sources: in pieces, and as a whole.
+        at_the_ends = T * (N + Sc + 4 * self.hop) + in_tiles * (5 * N + Sc)
         return itemsize * max(in_a_block, at_the_ends)
 
     def training_bytes(self, samples: int, itemsize: int = 4) -> int:

@@ -145,6 +145,8 @@ class ConvTasNet(Network):
             return super().forward(mixture, keep)
         examples = range(len(mixture))
         if not keep:
+            if len(mixture) == 1:  # all threads share its tiles
+                return self._infer(mixture)
             return np.concatenate(each(lambda i: self._infer(mixture[i : i + 1]), examples))
         networks = self._twins(len(mixture))
         return np.concatenate(each(lambda i: Network.forward(networks[i], mixture[i : i + 1]), examples))
@@ -275,14 +277,16 @@ class ConvTasNet(Network):
             _add_all(mine, network.grads)
 
     def _infer(self, mixture):
-        """`Network.forward` of one example without caches. Each thread takes a tile of its frames at a time."""
+        """`Network.forward` of one example without caches: all threads share its frames, a tile each."""
         w = self._encode(mixture, keep=False)  # (1, N, T)
+        return self._cut(self._masked_sources(self._skips(w), w), mixture.shape[1])
+
+    def _skips(self, w):
+        """From the frames to the blocks' skips. What is made on the way is gone when this returns."""
         x = self.bottleneck.forward(self.norm.forward(w, keep=False), keep=False)
         skips = np.zeros((1, self.config.skip, x.shape[2]), self.dtype)
-        _, skips = tcn_blocks_inference(
-            x, skips, [(block.arrays, block.op.settings) for block in self.blocks]
-        )
-        return self._cut(self._masked_sources(skips, w), mixture.shape[1])
+        blocks = [(block.arrays, block.op.settings) for block in self.blocks]
+        return tcn_blocks_inference(x, skips, blocks)[1]
 
     def _masked_sources(self, skips, w):
         """From the blocks' skips and the frames to padded sources, tile by tile: all masks would need much memory."""

@@ -4,6 +4,7 @@ import dataclasses
 import statistics
 import subprocess
 import sys
+import threading
 import tracemalloc
 
 import numpy as np
@@ -425,3 +426,25 @@ def test_examples_share_parameters_and_not_gradients():
             np.testing.assert_allclose(grad, apart[name], rtol=1e-9, atol=1e-12)
         for array in model.params.values():
             array *= 1.1
+
+
+def test_all_threads_share_the_tiles_of_a_single_recording(monkeypatch):
+    """Each thread waits in its first tile until another one has begun a tile, too."""
+    from tasnet_np.compute import cpu
+    from tasnet_np.network import execution
+
+    monkeypatch.setattr(cpu, "_threads", 2)
+    monkeypatch.setattr(execution, "TILE", 7)
+    model, mixture = model_and_mixture(reduced(PRESETS["small"]), 301, batch=1)
+    both, make_masks = threading.Barrier(2, timeout=20), model._make_masks
+    waited = set()
+
+    def make_masks_together(skips, keep):
+        if threading.get_ident() not in waited:
+            waited.add(threading.get_ident())
+            both.wait()
+        return make_masks(skips, keep)
+
+    model._make_masks = make_masks_together
+    model.forward(mixture, keep=False)
+    assert len(waited) == 2
