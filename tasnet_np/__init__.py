@@ -1,10 +1,10 @@
-"""Conv-TasNet speech denoising from scratch: every forward and every backward pass by hand.
+"""Conv-TasNet speech denoising from scratch: every forward and every backward pass is written by hand.
 
     config = Config.preset("small")
     model = ConvTasNet(config)
-    speech, noise = model.forward(mixture)[0]
+    speech, noise = model.forward(mixture)[0]     # mixture: (1, samples), float32
 
-The reading order is in README.md; `tasnet_np.ops` is where the mathematics is.
+README.md says in which order to read the files. The mathematics is in `tasnet_np.ops`.
 """
 
 from tasnet_np.blas import choose_kernels
@@ -16,7 +16,7 @@ from tasnet_np.network.checkpoint import load, save
 from tasnet_np.network.config import Config
 from tasnet_np.network.execution import ConvTasNet
 from tasnet_np.network.layers import NegativeSISNR
-from tasnet_np.network.streaming import Streamer
+from tasnet_np.streaming.streamer import Streamer
 
 __version__ = "0.1.0"
 __all__ = ["Config", "ConvTasNet", "NegativeSISNR", "Streamer", "UserError", "load", "save"]

@@ -1,4 +1,7 @@
-"""Which of OpenBLAS's matrix products suit this processor. It is settled when NumPy is loaded, so this comes before."""
+"""Choose the OpenBLAS kernels that are fastest on this processor.
+
+OpenBLAS reads the choice when NumPy is loaded. So this module runs before that, and imports no NumPy.
+"""
 
 import os
 import sys
@@ -25,9 +28,9 @@ def choose_kernels():
 def better_kernels(cpu_info):
     """OPENBLAS_CORETYPE for the processor that the text of /proc/cpuinfo describes; None for OpenBLAS's own choice.
 
-    AMD's Zen 4 (family 25, with AVX-512) does a 512-bit operation in two halves. OpenBLAS gives it the kernels
-    of Intel's SkylakeX, made for whole ones; the 256-bit ones that it has for older Zens are faster there.
-    `OPENBLAS_CORETYPE=SkylakeX python tests/benchmarks/roofline.py` measures the others.
+    AMD's Zen 4 (family 25, with AVX-512) executes a 512-bit operation in two halves. OpenBLAS chooses the 512-bit
+    kernels of Intel's SkylakeX for it. The 256-bit kernels for older Zens are faster there.
+    `OPENBLAS_CORETYPE=SkylakeX python tests/benchmarks/roofline.py` measures OpenBLAS's own choice.
     """
     first = cpu_info.split("\n\n")[0]
     fields = {

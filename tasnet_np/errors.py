@@ -2,7 +2,13 @@
 
 
 class UserError(ValueError):
-    """A user's mistake, told in one line: the file or argument, the value found, what to do."""
+    """A user's mistake, told in one line. The commands print it and exit with status 2.
 
-    def __init__(self, message):
+    Parameters
+    ----------
+    message : str
+        Names the file or argument, the value found, and what to do. Line breaks become spaces.
+    """
+
+    def __init__(self, message: str) -> None:
         super().__init__(" ".join(str(message).splitlines()))

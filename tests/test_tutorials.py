@@ -27,7 +27,7 @@ NAMES = (
 ).split()
 BROKEN = {  # what is broken under each tutorial
     "01_sound": "corpus.mixing:mix",
-    "02_checking_gradients": "network.gradcheck:numerical_gradient",
+    "02_checking_gradients": "ops.gradcheck:numerical_gradient",
     "03_encoder": "ops.conv1d:conv1d_backward",
     "04_pointwise": "ops.pointwise:pointwise_backward",
     "05_depthwise": "ops.depthwise:depthwise_backward",
@@ -39,9 +39,9 @@ BROKEN = {  # what is broken under each tutorial
     "11_block": "ops:OPS.tcn_block",
     "12_conv_tasnet": "network.execution:ConvTasNet.backward",
     "13_si_snr": "ops.si_snr:si_snr_backward",
-    "14_optimizers": "training.optimisers:Adam.step",
-    "15_training": "training.optimisers:Adam.step",
-    "16_real_time": "network.streaming:Streamer.process",
+    "14_optimizers": "optimisation.optimisers:Adam.step",
+    "15_training": "optimisation.optimisers:Adam.step",
+    "16_real_time": "streaming.streamer:Streamer.process",
     "17_numba": "ops.depthwise:depthwise_forward",
     "18_cuda": "ops.norms:cumulative_layer_norm_forward_ref",
     "19_bug_museum": "ops.norms:cumulative_layer_norm_forward",

@@ -61,6 +61,29 @@ def si_snr(estimate, target, *, eps=EPS):
     return values.masked_fill(target.eq(0).all(-1), 0)
 
 
+def stft_magnitude(estimate, target, *, windows, power=0.3, eps=1e-6, floor=1e-2):
+    """Likeness in dB of compressed magnitude spectra, (B, S) from (B, S, n); 0 where the targets' sum is silent."""
+    level = target.sum(1).square().mean(-1).sqrt()[:, None, None]  # (B, 1, 1)
+    scale = torch.where(level > 0, 1 / level.clamp(min=1e-30), 0)
+    distances = [_spectral_distance(scale * estimate, scale * target, size, power, eps) for size in windows]
+    return torch.where(level[:, 0] > 0, -10 * torch.log10(sum(distances) / len(windows) + floor), 0)
+
+
+def _spectral_distance(estimate, target, size, power, eps):
+    window = torch.hann_window(size, dtype=estimate.dtype)
+    window = window / window.square().sum().sqrt()
+    before, hop = size - size // 4, size // 4
+    frames = (estimate.shape[-1] - 1 + before) // hop + 1
+    after = (frames - 1) * hop + size - before - estimate.shape[-1]
+
+    def compressed(x):
+        x = F.pad(x.flatten(0, 1), (before, after))
+        spectrum = torch.stft(x, size, hop, window=window, center=False, return_complex=True)
+        return (spectrum.abs().square() + eps) ** (power / 2)
+
+    return (compressed(estimate) - compressed(target)).square().mean((1, 2)).reshape(estimate.shape[:2])
+
+
 def si_snr_loss(estimate, target, *, weights=None):
     """Negative SI-SNR of (B, sources, n): mean over the batch, weighted mean over the sources."""
     values = si_snr(estimate, target).mean(0)  # (sources,)

@@ -13,11 +13,13 @@ import companion
 import matplotlib.pyplot as plt
 import numpy as np
 
-from tasnet_np.network import gradcheck
+from tasnet_np.ops import gradcheck
+from tasnet_np.network.gradcheck import reduced
 from tasnet_np.network.layers import NegativeSISNR
 from tasnet_np.network.config import Config
 from tasnet_np.network.execution import ConvTasNet
 from tasnet_np.ops import OPS, conv1d, depthwise, elementwise, norms
+from tasnet_np.ops.cases import CASES
 
 # A gradient has to be right in every part that has a backward.
 companion.where("encoder", "norm", "bottleneck", "block", "mask", "decoder", "loss")
@@ -521,7 +523,7 @@ with companion.fails("a single one of 200 elements has the wrong sign"):
 # narrow, `path="reference"` runs its NumPy functions, and `NegativeSISNR` is its loss (tutorial 13).
 
 # %%
-model = ConvTasNet(gradcheck.reduced(Config.preset("small")), dtype=np.float64, path="reference")
+model = ConvTasNet(reduced(Config.preset("small")), dtype=np.float64, path="reference")
 criterion = NegativeSISNR()
 mixture, targets = rng.standard_normal((1, 100)), rng.standard_normal((1, 2, 100))
 for array in model.params.values():
@@ -573,12 +575,12 @@ assert np.isclose((1 + 0.25) / 2, 0.625)
 # %% [markdown]
 # ## Where this sits in the project
 #
-# `tasnet_np/network/gradcheck.py` has a table, `CASES`: each op with odd shapes and several settings. The tests run all of
+# `tasnet_np/ops/cases.py` has a table, `CASES`: each op with odd shapes and several settings. The tests run all of
 # it, for the NumPy references and for the compiled kernels. Here are the references.
 
 # %%
-errors = {case.name: gradcheck.check_op(case, "reference") for case in gradcheck.CASES}
-assert {case.op.name for case in gradcheck.CASES} == set(OPS)  # no op is left out
+errors = {case.name: gradcheck.check_op(case, "reference") for case in CASES}
+assert {case.op.name for case in CASES} == set(OPS)  # no op is left out
 assert max(errors.values()) < gradcheck.TOLERANCE == 1e-6
 
 fig, ax = plt.subplots(figsize=(7.5, 7))

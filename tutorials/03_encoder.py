@@ -14,13 +14,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from tasnet_np import Config, ConvTasNet, NegativeSISNR
-from tasnet_np.network import gradcheck
+from tasnet_np.ops import gradcheck
 from tasnet_np.reports import plots
 from tasnet_np.corpus.clips import load_corpus
 from tasnet_np.corpus.mixing import Mixer
 from tasnet_np.ops.conv1d import conv1d_backward, conv1d_forward
 from tasnet_np.ops.conv1d import conv_transpose1d_forward
-from tasnet_np.training.optimisers import Adam, clip_gradients
+from tasnet_np.optimisation.optimisers import Adam, clip_gradients
 
 companion.where("encoder")
 

@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from tasnet_np import Config, ConvTasNet
-from tasnet_np.network import gradcheck
+from tasnet_np.ops import gradcheck
 from tasnet_np.sound.metrics import si_snr
 from tasnet_np.ops.pointwise import pointwise_backward, pointwise_forward
 

@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from tasnet_np import Config, ConvTasNet
-from tasnet_np.network import gradcheck
+from tasnet_np.ops import gradcheck
 from tasnet_np.ops.depthwise import depthwise_backward, depthwise_forward
 
 companion.where("depthwise")

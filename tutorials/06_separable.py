@@ -17,7 +17,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from tasnet_np import Config, ConvTasNet
-from tasnet_np.network import gradcheck
+from tasnet_np.ops import gradcheck
 from tasnet_np.ops.depthwise import depthwise_backward, depthwise_forward
 from tasnet_np.ops.pointwise import pointwise_backward, pointwise_forward
 

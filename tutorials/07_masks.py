@@ -14,7 +14,7 @@ import numpy as np
 from scipy.signal import istft, stft
 
 from tasnet_np import Config, ConvTasNet
-from tasnet_np.network import gradcheck
+from tasnet_np.ops import gradcheck
 from tasnet_np.sound.metrics import si_snr
 from tasnet_np.corpus.mixing import mix
 from tasnet_np.ops.conv1d import conv1d_forward

@@ -12,7 +12,7 @@ import companion
 import matplotlib.pyplot as plt
 import numpy as np
 
-from tasnet_np.network.gradcheck import check_gradients, relative_error
+from tasnet_np.ops.gradcheck import check_gradients, relative_error
 from tasnet_np.network.config import Config
 from tasnet_np.network.execution import ConvTasNet
 from tasnet_np.ops.frame_statistics import EPS

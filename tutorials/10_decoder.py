@@ -12,13 +12,13 @@ import companion
 import matplotlib.pyplot as plt
 import numpy as np
 
-from tasnet_np.network.gradcheck import check_gradients, relative_error
+from tasnet_np.ops.gradcheck import check_gradients, relative_error
 from tasnet_np.sound.metrics import si_snr
 from tasnet_np.network.config import Config
 from tasnet_np.network.execution import ConvTasNet
 from tasnet_np.ops.conv1d import conv1d_backward, conv1d_forward
 from tasnet_np.ops.conv1d import conv_transpose1d_backward, conv_transpose1d_forward
-from tasnet_np.training.optimisers import Adam
+from tasnet_np.optimisation.optimisers import Adam
 
 COLOURS = companion.COLOURS
 rate, K, stride = 8000, 16, 8  # Hz; samples of a window; samples from one window to the next

@@ -15,14 +15,15 @@ import dataclasses
 import matplotlib.pyplot as plt
 import numpy as np
 
-from tasnet_np.network.gradcheck import directional_error, reduced, relative_error
+from tasnet_np.ops.gradcheck import directional_error, relative_error
+from tasnet_np.network.gradcheck import reduced
 from tasnet_np.network.layers import NegativeSISNR
 from tasnet_np.sound.level import fit_level
 from tasnet_np.sound.metrics import si_snr
 from tasnet_np.corpus.mixing import mix
 from tasnet_np.network.config import Config
 from tasnet_np.network.execution import ConvTasNet
-from tasnet_np.training.optimisers import Adam, clip_gradients
+from tasnet_np.optimisation.optimisers import Adam, clip_gradients
 
 COLOURS = companion.COLOURS
 rate = 8000  # Hz
@@ -242,8 +243,8 @@ assert whole_error(lambda model, dsources: model.backward(dsources)) < 1e-5
 
 # %%
 def deaf_encoder(model, dsources):
-    through_the_masks = model._backward_masks
-    model._backward_masks = lambda dmasks: 0 * through_the_masks(dmasks)
+    through_the_masks = model._separate_backward
+    model._separate_backward = lambda dskips: 0 * through_the_masks(dskips)
     return model.backward(dsources)
 
 

@@ -12,7 +12,7 @@ import companion
 import matplotlib.pyplot as plt
 import numpy as np
 
-from tasnet_np.network.gradcheck import check_gradients, numerical_gradient, relative_error
+from tasnet_np.ops.gradcheck import check_gradients, numerical_gradient, relative_error
 from tasnet_np.network.layers import NegativeSISNR
 from tasnet_np.sound.level import fit_level
 from tasnet_np.sound.metrics import sdr, si_snr
@@ -20,7 +20,7 @@ from tasnet_np.corpus.mixing import mix
 from tasnet_np.network.config import Config
 from tasnet_np.network.execution import ConvTasNet
 from tasnet_np.ops.si_snr import si_snr_backward, si_snr_forward
-from tasnet_np.training.optimisers import Adam, clip_gradients
+from tasnet_np.optimisation.optimisers import Adam, clip_gradients
 
 COLOURS = companion.COLOURS
 rate = 8000  # Hz

@@ -12,12 +12,12 @@ import companion
 import matplotlib.pyplot as plt
 import numpy as np
 
-from tasnet_np.network.gradcheck import relative_error
+from tasnet_np.ops.gradcheck import relative_error
 from tasnet_np.network.layers import NegativeSISNR
 from tasnet_np.corpus.mixing import mix
 from tasnet_np.network.config import Config
 from tasnet_np.network.execution import ConvTasNet
-from tasnet_np.training.optimisers import Adam, SGD, clip_gradients
+from tasnet_np.optimisation.optimisers import Adam, SGD, clip_gradients
 
 COLOURS = companion.COLOURS
 rate = 8000  # Hz

@@ -23,7 +23,7 @@ from tasnet_np.sound.metrics import si_snr
 from tasnet_np.corpus.mixing import Mixer, fixed_batches, mix
 from tasnet_np.network.config import Config
 from tasnet_np.network.execution import ConvTasNet
-from tasnet_np.training.optimisers import HalveOnPlateau, clip_gradients
+from tasnet_np.optimisation.optimisers import HalveOnPlateau, clip_gradients
 from tasnet_np.training.recipe import Recipe
 from tasnet_np.training.trainer import Trainer
 

@@ -26,7 +26,7 @@ from tasnet_np.network.execution import ConvTasNet
 from tasnet_np.ops.frame_statistics import EPS
 from tasnet_np.ops.norms import cumulative_layer_norm_forward
 from tasnet_np.training.recipe import Recipe
-from tasnet_np.network.streaming import Streamer
+from tasnet_np.streaming.streamer import Streamer
 from tasnet_np.training.trainer import Trainer
 
 # %% [markdown]
@@ -621,7 +621,7 @@ assert running_deviation(louder, 1.0)[-1] < 7  # this one has not
 # %% [markdown]
 # ## Where it sits
 #
-# [`streaming.py`](../tasnet_np/network/streaming.py) holds the same state in fixed arrays: the windows, rings for what waits,
+# [`streaming.py`](../tasnet_np/streaming/streamer.py) holds the same state in fixed arrays: the windows, rings for what waits,
 # one row of sums for each norm. Around it, [`sound_stream.py`](../tasnet_np/listening/sound_stream.py) adds other sample rates and the level.
 # `tasnet-np stream` is that as a filter, `tasnet-np live` from a microphone.
 #

@@ -28,7 +28,7 @@ import numba
 import numpy as np
 
 from tasnet_np.compute.cpu import each, get_threads, set_threads
-from tasnet_np.network.gradcheck import relative_error
+from tasnet_np.ops.gradcheck import relative_error
 from tasnet_np.network.config import Config
 from tasnet_np.network.execution import ConvTasNet
 from tasnet_np.ops import depthwise
@@ -428,10 +428,10 @@ with companion.fails("the caller was cached with the old helper inside"):
 assert after_editing_the_caller == 2
 
 # %% [markdown]
-# The remedy is a rule of the house: a cached kernel calls no compiled function of another file. Repeating
-# three lines, as the offset of a tap is in this library, is the lesser evil. There is one exception, the matrix products
-# of [product.py](../tasnet_np/product.py). So `cpu_kernel` puts a checksum of that file into the name under which a
-# kernel is kept; and with `cpu_function` instead of `cpu_kernel` they become a part of the kernel that calls them.
+# The remedy: `cpu_kernel` puts a checksum into the name under which a kernel is kept, that of all files of the package
+# which the kernel's own file imports ([versions.py](../tasnet_np/compute/versions.py)). An edit in any of them makes the
+# kernel anew. A function that is made by `cpu_function` instead of `cpu_kernel`, such as the matrix products of
+# [cpu_product.py](../tasnet_np/compute/cpu_product.py), becomes a part of the kernel that calls it.
 
 # %%
 name, version = depthwise._depthwise_forward_cpu.__qualname__.rsplit("_", 1)
@@ -764,7 +764,7 @@ assert all(intensity[name] < 5 for name in set(intensity) - PRODUCTS)
 # bound by memory, on all processors of today. Fusing is for these. It does not make them compute faster; it
 # makes fewer trips.
 #
-# The ceiling is that of the product in NumPy's BLAS. The block's own products, in `product.py`, come close to it or
+# The ceiling is that of the product in NumPy's BLAS. The block's own products, in `cpu_product.py`, come close to it or
 # pass it: they are small, and BLAS, which cannot know that the same weights come again for the next frames, arranges them
 # anew in each call.
 
@@ -820,7 +820,7 @@ assert stages[5][0] == "statistics"  # point 6, counted from 1
 # The files in [ops/](../tasnet_np/ops) have the same layers: the formula in NumPy (`_ref`), the loop (`_cpu`),
 # the kernel for a GPU (`_cuda`, tutorial 18), and the public function that checks shapes and calls the loop for
 # each example, or the kernel where the arrays are on a GPU.
-# [device.py](../tasnet_np/device.py) holds what this tutorial was about: `cpu_kernel` with its options,
+# [cpu.py](../tasnet_np/compute/cpu.py) holds what this tutorial was about: `cpu_kernel` with its options,
 # `each` and `over_samples` for the threads. `ConvTasNet(config, path=...)` chooses `reference`, `ops` or
 # `fused`.
 #

@@ -34,7 +34,7 @@ import numpy as np
 from matplotlib.patches import Rectangle
 from numba import cuda, float32, float64
 
-from tasnet_np.network.gradcheck import relative_error
+from tasnet_np.ops.gradcheck import relative_error
 from tasnet_np.network.config import Config
 from tasnet_np.ops import elementwise, norms, pointwise
 
@@ -356,7 +356,7 @@ if not GPU:
         assert relative_error(y, expected) < 1e-6, "not finite"
 
 # %% [markdown]
-# The library's product, `tasnet_np/product.py`, goes on from here: each thread makes several numbers of $y$ and
+# The library's product, `tasnet_np/compute/gpu_product.py`, goes on from here: each thread makes several numbers of $y$ and
 # holds them in registers (the few numbers that a thread has to itself), and the next tiles are loaded while
 # these are used.
 #
@@ -674,8 +674,8 @@ if GPU:
 #
 # The kernels here are the ancestors of those in the library. There they are called `_..._cuda` and stand
 # beside their CPU twins: the pointwise convolution in [ops/pointwise.py](../tasnet_np/ops/pointwise.py)
-# with the tiled product of [product.py](../tasnet_np/product.py), the norms and their scans in
-# [ops/norms.py](../tasnet_np/ops/norms.py). The naive forms are only here, as steps to understand the
+# with the tiled product of [gpu_product.py](../tasnet_np/compute/gpu_product.py), the norms and their scans in
+# [ops/norms_cuda.py](../tasnet_np/ops/norms_cuda.py). The naive forms are only here, as steps to understand the
 # others by.
 #
 # The rules are the same as on the CPU. A thread owns what it writes. Sums run in a fixed order, so a result

@@ -23,14 +23,14 @@ import numpy as np
 
 from tasnet_np.sound import metrics
 from tasnet_np.ops.cases import CASES
-from tasnet_np.network.gradcheck import check_op, relative_error
+from tasnet_np.ops.gradcheck import check_op, relative_error
 from tasnet_np.network.layers import NegativeSISNR
 from tasnet_np.sound.level import rms_db
 from tasnet_np.corpus.mixing import mix
 from tasnet_np.network.config import Config
 from tasnet_np.network.execution import ConvTasNet
 from tasnet_np.ops import conv1d, depthwise, elementwise, norms
-from tasnet_np.training.optimisers import Adam
+from tasnet_np.optimisation.optimisers import Adam
 
 companion.where("mixture", "norm", "norm2", "depthwise", "mask", "loss", "optimizer")
 

@@ -9,7 +9,9 @@ from tasnet_np.ranges import Range
 def add(commands):
     added = add_command(commands, "info", _info, "Describe a model.")
     added.add_argument("--model", type=nonempty, metavar="RUN", help="a run's folder, or an .npz file")
-    added.add_argument("--preset", type=preset, help="an untrained model instead: small, paper or origin")
+    added.add_argument(
+        "--preset", type=preset, help="an untrained model instead: small, wide, paper or origin"
+    )
     seconds = number("seconds", float, Range(0, 1_000_000, above=True))
     added.add_argument("--seconds", type=seconds, default=10.0, help="length that the memory is for")
 

@@ -5,7 +5,7 @@ import sys
 from tasnet_np.commands.arguments import choice, nonempty, number
 from tasnet_np.commands.shared import MODEL_HELP, add_command, announce_compiling
 from tasnet_np.errors import UserError
-from tasnet_np.network.config import SIZES, SOURCES
+from tasnet_np.network.config import SOURCES
 from tasnet_np.ranges import Range
 
 
@@ -37,6 +37,12 @@ def add(commands):
     live.add_argument("--seconds", type=seconds, default=float("inf"), help="how long")
 
 
+def _rates():
+    from tasnet_np.sound.resampling import HIGHEST_RATE, LOWEST_RATE
+
+    return Range(LOWEST_RATE, HIGHEST_RATE, whole=True)
+
+
 def _encodings():
     from tasnet_np.listening.pcm_stream import ENCODINGS
 
@@ -53,7 +59,7 @@ def _add_streaming(added):
         default=float("inf"),
         help="time after which old sound is forgotten",
     )
-    rate = number("rate", int, SIZES["sample_rate"])
+    rate = number("rate", int, _rates)
     added.add_argument(
         "--rate", type=rate, help="of raw samples or the sound device, in Hz; the model's by default"
     )

@@ -20,10 +20,15 @@ RECIPE = [  # the defaults in brackets are those of recipe.Recipe; a test compar
     ("average", float, "decay of the moving average of the weights; 0 for none (0.99)"),
     ("noise-weight", float, "of the noise in the loss; the speech's is 1 (1.0)"),
     ("mixture-weight", float, "of the estimates' sum against the mixture, in the loss (0.0)"),
+    ("ceiling-db", float, "bound that SI-SNR comes near, but does not pass (80.0)"),
+    ("stft-weight", float, "of the likeness of spectra; that of SI-SNR is 1; on the CPU only (0.0)"),
     ("noises", int, "most noises at once (1)"),
+    ("babble", float, "probability of a noise made of many voices (0.0)"),
+    ("synthetic", float, "probability of a noise that is no recording (0.0)"),
     ("gain-db", float, "range of levels, up and down (0.0)"),
     ("speed", float, "largest change of speed, as a share (0.3)"),
     ("colour", float, "of speech and of noise, by random filters: their largest coefficient (0.375)"),
+    ("equaliser", float, "probability of other levels of the frequencies, of speech and of noise (0.0)"),
     ("polarity", float, "probability of a mixture turned upside down (0.5)"),
     ("band-limit", float, "probability of a narrower band (0.0)"),
     ("room", float, "probability of speech in a room (0.0)"),
@@ -48,7 +53,7 @@ def add(commands):
         "--manifest", type=nonempty, metavar="FILE", help="what tasnet-np prepare wrote, instead of folders"
     )
     added.add_argument("--out", type=nonempty, metavar="RUN", required=True, help="folder for the run")
-    added.add_argument("--preset", type=preset, help="small, paper or origin (small)")
+    added.add_argument("--preset", type=preset, help="small, wide, paper or origin (small)")
     added.add_argument(
         "--non-causal",
         action="store_true",

@@ -1,4 +1,4 @@
 """How kernels run: threads on the CPU (`cpu`), memory and launches on the GPU (`gpu`), arrays on either (`arrays`).
 
-README.md beside this file tells how the parts work together and why they are as they are.
+README.md beside this file says how the parts work together, and why they are as they are.
 """

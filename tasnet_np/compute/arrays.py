@@ -1,7 +1,7 @@
 """Arrays on the CPU or the GPU: NumPy's, or `CudaArray`. The place of an array chooses the kernel.
 
-This is the only file that asks where an array is. An op gives both of its kernels to `run` or `run_backward`, and all
-others call what is here.
+This is the only file that asks where an array is. An op gives both of its kernels to `run` or `run_backward`. All other
+code calls the functions of this file.
 """
 
 import math
@@ -38,15 +38,18 @@ def by_place(array, on_cpu, on_gpu):
 
 
 def run(on_cpu, on_gpu, outputs, inputs, shared=()):
-    """Fill the outputs of an op where they are.
+    """Fill the outputs of an op, on the device where they are.
 
     Parameters
     ----------
-    on_cpu : function of one sample, see `cpu.over_samples`
+    on_cpu : function of one sample
+        See `cpu.over_samples`.
     on_gpu : function of the whole batch
-        Both take the same arguments in the same order.
-    outputs, inputs : arrays whose first axis is the batch
-    shared : what every sample gets alike (parameters, sizes)
+        It takes the same arguments in the same order.
+    outputs, inputs : sequence of arrays
+        Their first axis is the batch.
+    shared : sequence
+        What all samples use (parameters, sizes).
     """
     if _on_gpu(outputs[0]):
         on_gpu(*outputs, *inputs, *shared)
@@ -55,15 +58,25 @@ def run(on_cpu, on_gpu, outputs, inputs, shared=()):
 
 
 def run_backward(on_cpu, on_gpu, dx, shapes, inputs, shared=()):
-    """Fill dx, and make the gradients of parameters: `(dx, *gradients)`.
+    """Fill dx, and make the gradients of the parameters.
 
     On the CPU each sample writes its own part of the gradients. The parts are summed in the order of the samples.
 
     Parameters
     ----------
-    on_cpu, on_gpu, inputs, shared : as for `run`; the outputs are dx and the gradients
-    dx : array whose first axis is the batch
-    shapes : of the gradients
+    on_cpu, on_gpu : function
+        As for `run`. The outputs are dx and the gradients.
+    dx : array
+        Its first axis is the batch.
+    shapes : list of tuple
+        Of the gradients.
+    inputs, shared : sequence
+        As for `run`.
+
+    Returns
+    -------
+    tuple of arrays
+        dx and the gradients.
     """
     if _on_gpu(dx):
         gradients = new_arrays_in_a_row(shapes, dx.dtype)
@@ -75,15 +88,17 @@ def run_backward(on_cpu, on_gpu, dx, shapes, inputs, shared=()):
 
 
 def sizes(letters, **arrays):
-    """Check the shapes and dtypes of an op's arrays and return the sizes asked for.
+    """Check the shapes and dtypes of an op's arrays, and return some of the sizes.
 
-    `B, C, T, K = sizes("B C T K", x=(x, "B C T"), w=(w, "C K"))`: the same letter means the same
-    size everywhere, "1" means size one. A compiled kernel does not check its bounds, so this does.
+    `B, C, T, K = sizes("B C T K", x=(x, "B C T"), w=(w, "C K"))`: a letter stands for the same size
+    everywhere, and "1" for the size one. A compiled kernel does not check its bounds, so the ops call this first.
 
     Raises
     ------
-    ValueError : wrong number of axes, sizes that do not agree, an empty axis
-    TypeError : a dtype that is not float32 or float64, or two different ones
+    ValueError
+        A wrong number of axes; sizes that do not agree; an empty axis.
+    TypeError
+        A dtype other than float32 and float64; two different dtypes.
     """
     found = {"1": 1}
     dtype = None
@@ -105,20 +120,20 @@ def sizes(letters, **arrays):
 
 
 def empty(shape, like, dtype=None):
-    """An array with unknown contents, where `like` is, of its dtype unless another is given."""
+    """An array with unknown contents, in the place of `like`. It has the dtype of `like` unless another is given."""
     dtype = np.dtype(dtype or like.dtype)
     return by_place(like, np.empty, new_array)(shape, dtype)
 
 
 def empty_in_a_row(shapes, like):
-    """Arrays that follow each other in memory where that is of use: on a GPU, so that one kernel can take all."""
+    """Arrays with unknown contents. On a GPU they follow each other in memory, so that one launch can treat all."""
     if not _on_gpu(like):
         return [np.empty(shape, like.dtype) for shape in shapes]
     return new_arrays_in_a_row(shapes, like.dtype)
 
 
 def zeros(shape, like):
-    """An array of zeros where `like` is, of its dtype."""
+    """An array of zeros in the place of `like`, and of its dtype."""
     if not _on_gpu(like):
         return np.zeros(shape, like.dtype)
     array = empty(shape, like)
@@ -127,12 +142,12 @@ def zeros(shape, like):
 
 
 def contiguous(array):
-    """The array, or a copy, with its numbers in memory in the order of its shape, as most kernels expect it."""
+    """The array itself if it is contiguous (in C order), else a contiguous copy. Most kernels need this."""
     return array if _on_gpu(array) else np.ascontiguousarray(array)
 
 
 def move(array, device):
-    """The array on the device "cpu" or "cuda": itself if it is there already, else a copy."""
+    """The array on the device "cpu" or "cuda": the array itself if it is there already, else a copy."""
     if place_of(array) == device:
         return array
     if device == "cpu":
@@ -143,7 +158,7 @@ def move(array, device):
 
 
 def move_all(arrays, device):
-    """A dict of arrays on a device; on the GPU they follow each other in memory."""
+    """A dict of the arrays on a device. Copies on the GPU follow each other in memory."""
     if device == "cpu" or not arrays:
         return {name: move(array, device) for name, array in arrays.items()}
     shapes = [array.shape for array in arrays.values()]
@@ -154,7 +169,7 @@ def move_all(arrays, device):
 
 
 def zeros_for_each(arrays):
-    """A dict of zeros with the names, shapes and places of `arrays`."""
+    """A dict of arrays of zeros with the names, shapes, dtypes and places of `arrays`."""
     places = {place_of(array) for array in arrays.values()} or {"cpu"}
     return move_all({name: np.zeros(array.shape, array.dtype) for name, array in arrays.items()}, *places)
 
@@ -170,10 +185,10 @@ def write(array, values):
 
 
 def flat_runs(*columns):
-    """Rows of flat arrays, one of each column: for kernels that treat every element alike.
+    """Rows of flat arrays, one of each column, for kernels that treat every element alike.
 
-    A column is a list of arrays. On a GPU, arrays that follow each other in memory in all columns become one, so that
-    a launch takes many of them.
+    A column is a list of arrays. On a GPU, arrays that follow each other in memory in all columns become one array, so
+    that fewer launches are needed.
     """
     if columns[0] and _on_gpu(columns[0][0]):
         return joined(*columns)
@@ -181,9 +196,9 @@ def flat_runs(*columns):
 
 
 class Inputs:
-    """NumPy arrays of the same shapes every time, brought to a device into the same arrays.
+    """Brings NumPy arrays to a device. On a GPU, arrays of the same shapes as before go into the same arrays there.
 
-    On the CPU they are taken as they are.
+    On the CPU, the arrays are used as they are.
     """
 
     def __init__(self, device):
@@ -191,28 +206,28 @@ class Inputs:
         self.arrays = None
 
     def bring(self, *arrays):
-        """The arrays on the device. Returns whether they are other arrays than those of the last call."""
+        """Bring the arrays to the device, as `self.arrays`. Returns whether these are not those of the last call."""
         if self.device == "cpu":
             self.arrays = arrays
             return True
         shapes = [array.shape for array in arrays]
         new = self.arrays is None or shapes != [array.shape for array in self.arrays]
         if new:
-            self._pinned = [pinned_like(array) for array in arrays]  # which the GPU can read itself
+            self._pinned = [pinned_like(array) for array in arrays]  # the GPU reads this memory by itself
             self.arrays = [move(array, "cuda") for array in arrays]
-        for there, pinned, array in zip(self.arrays, self._pinned, arrays):
+        for on_gpu, pinned, array in zip(self.arrays, self._pinned, arrays):
             np.copyto(pinned, array)
-            there.copy_from(pinned)
+            on_gpu.copy_from(pinned)
         return new
 
 
 def recorded(task, device):
-    """A function that does the task; on a GPU its launches are recorded (see `gpu.CudaGraph`)."""
+    """A function that runs the task. On a GPU its launches are recorded (see `gpu.CudaGraph`)."""
     return CudaGraph(task) if device == "cuda" else task
 
 
 def window(x, start, length):
-    """y[..., i] = x[..., start + i] where that exists, else 0: cuts or pads the last axis."""
+    """Cut or pad the last axis: y[..., i] = x[..., start + i] where x has that entry, else 0; 0 <= i < length."""
     if not _on_gpu(x):
         n = x.shape[-1]
         y = np.zeros((*x.shape[:-1], length), x.dtype)
@@ -227,7 +242,7 @@ def window(x, start, length):
 
 
 def unstack(x):
-    """The arrays x[:, 0], x[:, 1], ..."""
+    """The list of the arrays x[:, 0], x[:, 1], ..."""
     if not _on_gpu(x):
         return list(x.swapaxes(0, 1))
     B, S, *rest = x.shape
@@ -239,7 +254,7 @@ def unstack(x):
 
 
 def stack(parts):
-    """The array with y[:, 0], y[:, 1], ... = parts."""
+    """The array y whose y[:, 0], y[:, 1], ... are the parts. The inverse of `unstack`."""
     if not _on_gpu(parts[0]):
         return np.stack(parts, axis=1)
     B, *rest = parts[0].shape

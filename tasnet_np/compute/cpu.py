@@ -1,12 +1,15 @@
 """Kernels and threads on the CPU.
 
 A CPU kernel is a plain Numba function that works on ONE sample of the batch. It releases Python's lock, so that
-Python's own threads run one sample each. BLAS is held to one thread meanwhile, because two thread pools on the same
-cores wait for each other. Two consequences a reader can rely on:
+several of Python's own threads can each run one sample. Meanwhile BLAS is held to one thread, because two thread pools
+on the same cores wait for each other. Two rules follow:
 
-* a kernel has no batch loop and no races to think about: each call owns what it writes;
-* parameter gradients are written per sample and summed in the order of the samples, so the bits of a
-  result do not depend on the number of threads.
+* a kernel has no loop over the batch, and no races: nothing else writes what a call writes;
+* each sample writes its own gradients of the parameters, and they are summed in the order of the samples. So the bits
+  of a result do not depend on the number of threads.
+
+A process that was forked has none of the threads of its parent. So it begins with a new pool, and nothing that
+another thread held at that moment stays locked in it.
 """
 
 import ctypes
@@ -17,26 +20,27 @@ from functools import cache
 
 import numba
 import numba.core.event
+from numba.core.compiler_lock import global_compiler_lock
 from threadpoolctl import ThreadpoolController
 
 from tasnet_np.compute.versions import version_of
 
 
 def cpu_kernel(function, inline="never"):
-    """A function compiled by Numba for the CPU, by its first call, and kept on disk."""
+    """A function that Numba compiles for the CPU when it is first called, and keeps on disk."""
     function.__qualname__ += f"_{version_of(function.__module__)}"
-    # 'reassoc' and 'contract' let sums run in vector registers. Unlike fastmath=True they keep NaN and Inf.
+    # 'reassoc' and 'contract' let sums use vector instructions. Unlike fastmath=True they keep NaN and Inf.
     options = {"cache": True, "nogil": True, "fastmath": {"reassoc", "contract"}, "error_model": "numpy"}
     return numba.njit(inline=inline, **options)(function)
 
 
 def cpu_function(function):
-    """A function that CPU kernels call: compiled as a part of each, not by itself and in each once more."""
+    """A function that CPU kernels call. It is compiled as a part of each of them, and not also by itself."""
     return cpu_kernel(function, inline="always")
 
 
 class _CompileListener(numba.core.event.Listener):
-    """Says which kernel Numba is about to compile; what comes from its cache on disk is not compiled."""
+    """Says which kernel Numba is about to compile. Nothing is said of kernels that come from the cache on disk."""
 
     def __init__(self, say):
         self.say = say
@@ -51,29 +55,29 @@ class _CompileListener(numba.core.event.Listener):
 
 
 def announce_compiling(say):
-    """Call `say` with a line of text whenever a kernel has to be compiled."""
+    """From now on, call `say` with a line of text before a kernel is compiled."""
     numba.core.event.register("numba:compile", _CompileListener(say))
 
 
 def keep_freed_memory():
-    """Let this process keep the memory of freed arrays for the next ones, instead of returning it.
+    """Let this process keep the memory of freed arrays for the next arrays, instead of returning it to the system.
 
-    A training step needs the same large arrays every time. Given back to the system, they come again page by
-    page, each page zeroed first, and the step waits for that. The commands call this; a library
-    should not decide it for its user. It has an effect with glibc (Linux) only.
+    A training step needs the same large arrays every time. If their memory went back to the system, the next step
+    would get it page by page, and would wait while the system fills each page with zeros. The commands call this
+    function. A library should not decide it for its user. It has an effect with glibc (Linux) only.
     """
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):
         return
     largest = 2**31 - 1
-    mallopt(-1, largest)  # M_TRIM_THRESHOLD: free memory at the top of the heap that is kept
-    mallopt(-3, largest)  # M_MMAP_THRESHOLD: sizes from which an allocation gets pages of its own
-    mallopt(-8, 1)  # M_ARENA_MAX: one heap for all threads; those of single threads are returned
+    mallopt(-1, largest)  # M_TRIM_THRESHOLD: so much free memory is kept at the top of the heap
+    mallopt(-3, largest)  # M_MMAP_THRESHOLD: an allocation from this size on gets pages of its own
+    mallopt(-8, 1)  # M_ARENA_MAX: one heap for all threads, as heaps of single threads return their memory
 
 
 _threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-_this_thread = threading.local()  # .busy: it works on a task, so that all within the task runs on it
+_this_thread = threading.local()  # .busy: the thread works on a task, and runs everything within it
 
 
 def get_threads():
@@ -100,7 +104,78 @@ def _start_worker():
 
 @cache
 def _blas():
-    return ThreadpoolController().select(user_api="blas")
+    """What sets the number of threads of each BLAS library in this process."""
+    return ThreadpoolController().select(user_api="blas").lib_controllers
+
+
+class _OneBlasThread:
+    """Holds BLAS to one thread for as long as a thread of Python is inside.
+
+    The first to enter sets the limit and the last to leave takes it away: so they may overlap in any order. A library
+    that counts for each thread by itself gets both from every thread.
+    """
+
+    def __init__(self):
+        self.lock = threading.Lock()
+        self.inside = []  # the thread of each entry
+        self.before = []  # the threads of each library, as they are without the limit
+
+    def __enter__(self):
+        with self.lock:
+            if not self.inside:
+                self.before = [library.num_threads for library in _blas()]
+            self._set([1] * len(self.before))
+            self.inside.append(threading.get_ident())
+
+    def __exit__(self, *error):
+        with self.lock:
+            self.inside.remove(threading.get_ident())
+            self._set(self.before)
+
+    def forget_other_threads(self):
+        """Take back the entries of threads that a fork has left behind."""
+        if self.inside:
+            self.inside = [thread for thread in self.inside if thread == threading.get_ident()]
+            self._set(self.before)
+
+    def _set(self, counts):
+        for library, count in zip(_blas(), counts):
+            if self.inside and not _counts_by_thread(library):
+                continue  # a thread that is inside needs what the first one set
+            # threadpoolctl lets one thread alone change OpenBLAS until that thread says that it is done. Here
+            # the lock sees to order, and the last to leave need not be the first that came.
+            change = getattr(library, "_real_set_num_threads", library.set_num_threads)
+            change(count)
+
+
+def _counts_by_thread(library):
+    """Whether a BLAS has a number of threads for each thread that calls it, and not one for the process."""
+    return library.internal_api == "mkl" or getattr(library, "threading_layer", None) == "openmp"
+
+
+_one_blas_thread = _OneBlasThread()
+
+
+def _before_fork():
+    """Wait until no other thread is compiling or changing the limit, so that the child finds both as they should be."""
+    global_compiler_lock.acquire()
+    _one_blas_thread.lock.acquire()
+
+
+def _after_fork():
+    _one_blas_thread.lock.release()
+    global_compiler_lock.release()
+
+
+def _after_fork_in_child():
+    _thread_pool.cache_clear()
+    _one_blas_thread.forget_other_threads()
+    _this_thread.busy = threading.get_ident() in _one_blas_thread.inside  # not so in a thread of the old pool
+    _after_fork()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)
 
 
 def over_samples(kernel, per_sample, shared=()):
@@ -108,9 +183,12 @@ def over_samples(kernel, per_sample, shared=()):
 
     Parameters
     ----------
-    kernel : function of one sample; writes only into its own slices
-    per_sample : arrays whose first axis is the batch, outputs first; or NamedTuples of such arrays
-    shared : what every sample gets alike (parameters, sizes); only read
+    kernel : function of one sample
+        Writes only into its own slices.
+    per_sample : sequence of arrays, or of NamedTuples of arrays
+        Their first axis is the batch. Outputs come first.
+    shared : sequence
+        What all samples use (parameters, sizes). It is only read.
     """
     first = per_sample[0]
     samples = len(first[0] if isinstance(first, tuple) else first)
@@ -123,47 +201,48 @@ def _of_sample(group, i):
 
 
 def over_tiles(function, frames, tile, *shared):
-    """[function(start, stop, *shared), ...] for consecutive pieces of at most `tile` frames, in parallel.
+    """[function(start, stop, *shared), ...] for consecutive tiles of at most `tile` frames, in parallel.
 
-    For a batch of one. The pieces do not depend on the number of threads, so neither do the bits.
+    This is for a batch of one. The tiles do not depend on the number of threads. So the bits do not depend on it.
     """
     return each(lambda start: function(start, min(start + tile, frames), *shared), range(0, frames, tile))
 
 
 def each(task, items):
-    """[task(item) for item in items], in parallel. Inside a task, everything else runs on its thread.
+    """[task(item) for item in items], in parallel. A call within a task runs on the thread of that task.
 
-    The calling thread works along, so that only the others have to be woken. A thread takes the next item when
-    it is done with one, so that one on a busy core does less. The longer the tasks, the better: threads that meet
-    often wait for each other.
+    The calling thread does a share of the tasks, so that only the others have to be woken. A thread that has finished
+    an item takes the next one, so that a thread on a busy core does fewer. Long tasks are better than short ones: the
+    threads wait for each other less often.
     """
     if getattr(_this_thread, "busy", False):
         return [task(item) for item in items]
     workers = min(len(items), _threads)
     results = [None] * len(items)
-    left = iter(range(len(items)))  # shared: the lock of Python gives each index to one thread
+    left = iter(range(len(items)))  # shared by the threads: Python's lock gives each index to one of them
 
     def share():
         for i in left:
             results[i] = task(items[i])
 
-    with _blas().limit(limits=1):
+    with _one_blas_thread:
         others = [_thread_pool(workers - 1).submit(share) for _ in range(1, workers)]
         _this_thread.busy = True
         try:
             share()
         finally:
             _this_thread.busy = False
-            wait(others)
-        for other in others:
+            begun = [other for other in others if not other.cancel()]  # the pool may be at other work still
+            wait(begun)
+        for other in begun:
             other.result()  # raises what a task raised
     return results
 
 
 def each_in_order(task, items, add):
-    """Call `add(task(item))` for every item: the tasks in parallel, `add` for one at a time, in their order.
+    """Call `add(task(item))` for every item: the tasks in parallel, the `add`s one by one in the order of the items.
 
-    So a sum has the same bits on any number of threads, and no result waits for longer than for those before it.
+    So a sum has the same bits on any number of threads. A result is added as soon as those before it have been added.
     """
     results, lock, added = {}, threading.Lock(), 0
 

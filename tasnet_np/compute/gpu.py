@@ -1,6 +1,6 @@
 """The GPU: its memory, how kernels are compiled and launched, and launches recorded as a graph.
 
-numba.cuda is imported by the first thing that needs it: it takes longer than all the rest together.
+numba.cuda is imported when it is first needed, because its import takes longer than all others together.
 """
 
 import collections
@@ -17,11 +17,10 @@ import numpy as np
 
 from tasnet_np.compute.versions import version_of
 
-SIMULATED = (
-    os.environ.get("NUMBA_ENABLE_CUDASIM", "0") != "0"
-)  # a GPU's threads are Python threads then: slow
-THREADS = 8 if SIMULATED else 256  # in a block, except for a Product's; a power of 2
-SHARED_BYTES = 44 * 1024  # of shared memory that a kernel may ask for: every GPU gives 48 KB to a block
+# On the simulator a GPU's threads are threads of Python, which are slow. So blocks are small there.
+SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") != "0"
+THREADS = 8 if SIMULATED else 256  # threads of a block, a power of 2; a TiledProduct has its own number
+SHARED_BYTES = 44 * 1024  # most shared memory that a kernel may ask for; every GPU gives 48 KB to a block
 
 
 class _LazyCuda:
@@ -32,7 +31,7 @@ class _LazyCuda:
 
 
 cuda = _LazyCuda()
-ALIGNS = False  # in a kernel: whether cuda.shared.array takes an alignment
+ALIGNS = False  # a compiled kernel finds here whether cuda.shared.array takes an alignment
 
 
 @cache
@@ -41,18 +40,56 @@ def _numba_cuda():
     from numba import cuda as module
 
     configs = [config]
-    with contextlib.suppress(ImportError):  # numba-cuda has a configuration of its own
+    with contextlib.suppress(ImportError):  # the package numba-cuda has a configuration of its own
         from numba.cuda.core import config as own
 
         configs.append(own)
     for each_config in configs:
-        each_config.CUDA_LOW_OCCUPANCY_WARNINGS = 0  # small models have small grids
+        each_config.CUDA_LOW_OCCUPANCY_WARNINGS = 0  # small models fill only a part of a GPU
     return module
 
 
-@cache
+_used = False  # whether this process has used the GPU
+_forked = False  # whether it was forked from one that had
+FORKED = (
+    "the GPU was used before this process was forked; start processes by spawn, or fork before its first use"
+)
+
+
+def _use_gpu():
+    """Note that this process uses the GPU. Where it cannot, a call of CUDA would fail without a reason, or hang.
+
+    Raises
+    ------
+    RuntimeError : the process was forked from one that had used the GPU
+    """
+    global _used
+    if _forked:
+        raise RuntimeError(FORKED)
+    _used = True
+
+
+def _after_fork_in_child():
+    global _forked
+    _forked = _forked or _used
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
 def cuda_problem():
     """Why there is no GPU to compute on, in a few words; None if there is one."""
+    if _forked:
+        return FORKED
+    problem = _missing_gpu()
+    if problem is None:
+        _use_gpu()  # to look for it was to use it
+    return problem
+
+
+@cache
+def _missing_gpu():
     try:
         if cuda.is_available():
             return None
@@ -62,11 +99,22 @@ def cuda_problem():
 
 
 def choose_device(name):
-    """ "cpu" or "cuda", from what the user asked for; "auto" takes a GPU if there is one.
+    """The device for a name that the user gave.
+
+    Parameters
+    ----------
+    name : str
+        "cpu", "cuda", or "auto": a GPU if there is one.
+
+    Returns
+    -------
+    str
+        "cpu" or "cuda".
 
     Raises
     ------
-    ValueError : another name, or "cuda" where there is no GPU
+    ValueError
+        Another name, or "cuda" where there is no GPU.
     """
     if name not in ("auto", "cpu", "cuda"):
         raise ValueError(f"--device {name}: give auto, cpu or cuda")
@@ -78,7 +126,7 @@ def choose_device(name):
 
 
 class CudaFunction:
-    """A function that kernels call on the GPU."""
+    """A function that kernels on the GPU call."""
 
     def __init__(self, function):
         self.function = function
@@ -88,10 +136,10 @@ cuda_function = CudaFunction
 
 
 class CudaKernel:
-    """A function that runs on the GPU, once for every thread: `kernel[blocks, threads](*arguments)`.
+    """A function that every thread on the GPU runs once: `kernel[blocks, threads](*arguments)`.
 
-    It is compiled by its first launch. `kernel[blocks, threads, count, dtype]` gives each block an array of `count`
-    numbers in shared memory.
+    Its first launch compiles it. `kernel[blocks, threads, count, dtype](*arguments)` also gives each block an array of
+    `count` numbers in shared memory.
     """
 
     def __init__(self, function):
@@ -107,7 +155,7 @@ class CudaKernel:
         return cuda.jit(cache=not SIMULATED)(self.python_function())
 
     def python_function(self):
-        """The function as numba.cuda needs it: with the real `cuda`, and device functions that it can call."""
+        """The function as numba.cuda needs it: with numba's own `cuda`, and with device functions that it can call."""
         aligns = not SIMULATED and "alignment" in inspect.signature(cuda.shared.array).parameters
         return _with_real_names(self.function, {"cuda": _numba_cuda(), "ALIGNS": aligns})
 
@@ -116,9 +164,9 @@ cuda_kernel = CudaKernel
 
 
 def _with_real_names(function, names):
-    """A copy of `function` that finds its globals in `names`, where lazy ones are replaced.
+    """A copy of `function` whose globals are in `names`. There, device functions stand for `CudaFunction`s.
 
-    The kernel and all that it calls share that one dict, which is what the simulator expects.
+    A kernel and all functions that it calls share the dict `names`, because the simulator needs it so.
     """
 
     def real(value):
@@ -137,10 +185,11 @@ def _with_real_names(function, names):
     return copy
 
 
-_stream = 0  # where launches go: the default stream, or a graph that is being captured
+_stream = 0  # where launches go: the default stream, or a graph that is being recorded
 
 
 def _launch(kernel, configuration, arguments):
+    _use_gpu()
     blocks, threads, *shared = configuration
     nbytes = shared[0] * np.dtype(shared[1]).itemsize if shared else 0
     if nbytes > SHARED_BYTES:
@@ -158,15 +207,16 @@ def _numba_argument(value):
 
 
 def tiles(size, tile=THREADS):
-    """How many tiles cover `size` elements."""
+    """The number of tiles that cover `size` elements."""
     return -(-size // tile)
 
 
 class _MemoryPool:
-    """Memory that was used before, by dtype and size. After the first step, nothing new is allocated.
+    """Free memory that was used before, by dtype and size. After the first step, nothing new is allocated.
 
-    A step's arrays have the same sizes as the last one's. All work is in one stream, so memory that
-    Python has let go of can be handed out again at once: what reads it comes before what writes it next.
+    The arrays of each step have the same sizes as those of the step before. All work is done in one stream, in order.
+    So memory is given out again as soon as Python has no array in it: all that reads the old array runs before what
+    writes the new one.
     """
 
     def __init__(self):
@@ -174,12 +224,13 @@ class _MemoryPool:
         self.allocations = 0
 
     def take(self, size, dtype):
+        _use_gpu()
         if self.free[size, dtype]:
             return self.free[size, dtype].pop()
         self.allocations += 1
         try:
             return cuda.device_array(size, dtype)
-        except Exception:  # out of memory (each version of numba has its own error): give back what is unused
+        except Exception:  # out of memory (each version of numba has its own error): free what is unused
             if not any(self.free.values()):
                 raise
             self.free.clear()
@@ -194,7 +245,7 @@ _memory_in_use = _MemoryPool()
 
 @contextlib.contextmanager
 def _own_memory(pool):
-    """Take memory from another pool: that of a graph, whose arrays nobody else may get."""
+    """Within this context, take memory from another pool: that of a graph, whose arrays nothing else may use."""
     global _memory_in_use
     before, _memory_in_use = _memory_in_use, pool
     try:
@@ -204,12 +255,12 @@ def _own_memory(pool):
 
 
 class _Memory:
-    """A piece of GPU memory, given back to its pool when the last array in it is gone."""
+    """A piece of GPU memory. It goes back to its pool when there is no array in it any more."""
 
     def __init__(self, size, dtype):
         self.pool = _memory_in_use
         self.flat = self.pool.take(size, np.dtype(dtype))
-        self.views = {}  # numba's arrays by offset and shape: making one takes longer than a launch
+        self.views = {}  # numba's arrays by offset and shape, kept as making one takes longer than a launch
 
     def view(self, offset, shape):
         if (offset, shape) not in self.views:
@@ -218,15 +269,15 @@ class _Memory:
         return self.views[offset, shape]
 
     def __del__(self):
-        if hasattr(self, "flat"):  # else there was no memory to be had
+        if hasattr(self, "flat"):  # else the allocation has failed
             self.pool.give_back(self.flat)
 
 
 class CudaArray:
-    """An array on the GPU: contiguous, of a fixed shape. Kernels read and write it; the rest is here.
+    """An array on the GPU: contiguous, of a fixed shape. Kernels read and write it.
 
-    `float(a)` and `a.numpy()` wait for the GPU and bring numbers to the CPU. A slice `a[i:j]` of the first axis
-    and `a[i]` are views, as is `a.reshape(...)`.
+    `float(a)` and `a.numpy()` wait for the GPU and bring numbers to the CPU. `a[i]`, `a[i:j]` (a slice of the first
+    axis) and `a.reshape(...)` are views of the same memory. `a + b` is a new array.
     """
 
     def __init__(self, memory, shape, offset=0):
@@ -271,10 +322,12 @@ class CudaArray:
 
     def numpy(self):
         """A copy on the CPU."""
+        _use_gpu()
         return self.data.copy_to_host().reshape(self.shape)
 
     def copy_from(self, array):
         """Copy a NumPy array of the same shape and dtype here."""
+        _use_gpu()
         self.data.copy_to_device(np.ascontiguousarray(array), stream=_stream)
 
 
@@ -284,17 +337,18 @@ def new_array(shape, dtype):
 
 
 def new_arrays_in_a_row(shapes, dtype):
-    """CudaArrays that follow each other in memory, so that one kernel can take all."""
+    """CudaArrays that follow each other in memory, so that one launch can treat all of them."""
     sizes = [math.prod(shape) for shape in shapes]
     memory = _Memory(sum(sizes), dtype)
     return [CudaArray(memory, shape, sum(sizes[:i])) for i, shape in enumerate(shapes)]
 
 
 def joined(*columns):
-    """Join CudaArrays that follow each other in memory, in all columns alike.
+    """Join CudaArrays that follow each other in memory.
 
-    Each column is a list of arrays; in return come tuples of flat arrays, one of each column. What has to be
-    done for every element then takes a launch for each run instead of one for each array.
+    Each column is a list of arrays, and a row is one array of each column. Neighbouring rows are joined where their
+    arrays follow each other in all columns. Returns the joined rows, as tuples of flat arrays. A kernel that treats
+    every element alike then needs one launch for each joined row, instead of one for each array.
     """
     joined = []
     for row in zip(*columns, strict=True):
@@ -320,7 +374,7 @@ def _add_cuda(total, a, b):
 
 @cuda_function
 def block_sum(value, scratch):
-    """The sum of all threads' values, in a fixed order, for every thread. scratch is shared, (THREADS,)."""
+    """Every thread gets the sum of all threads' values, made in a fixed order. scratch is shared, (THREADS,)."""
     i = cuda.threadIdx.x
     scratch[i] = value
     cuda.syncthreads()
@@ -336,7 +390,7 @@ def block_sum(value, scratch):
 
 
 def sum_parts(total, parts):
-    """total[...] = sum over the first axis of parts, in its order."""
+    """total[...] = sum of parts over their first axis, in a fixed order."""
     flat = total.reshape(-1), parts.reshape(len(parts), total.size)
     if len(parts) < THREADS:
         _sum_parts_cuda[tiles(total.size), THREADS](*flat)
@@ -369,11 +423,12 @@ def _sum_many_parts_cuda(total, parts):
 class CudaGraph:
     """A task's kernel launches, recorded once and then launched together.
 
-    Calling it runs the task; the third time, the task is recorded (the first two compile its kernels and
-    allocate its memory), and from then on only the recording runs. So the task must launch the same kernels on the
-    same arrays every time and do nothing else that matters. Where numba.cuda cannot record (the simulator,
-    the built-in numba.cuda, an old numba-cuda), the task runs every time; `problem` says why, and what was not
-    expected to fail is a warning, too.
+    Calling it runs the task. The first two calls compile the task's kernels and allocate its memory. The third one
+    records the task, and from then on only the recording runs. So the task must launch the same kernels on the same
+    arrays every time. Whatever else it does happens only until it is recorded.
+
+    Where numba.cuda cannot record (the simulator, the numba.cuda inside numba, an old numba-cuda), the task itself runs
+    every time. `problem` says why. A failure that is not one of these cases is a warning, too.
     """
 
     def __init__(self, task):
@@ -381,9 +436,10 @@ class CudaGraph:
         self.calls = 0
         self.pool = _MemoryPool()
         self.graph = None
-        self.problem = "simulated" if SIMULATED else None  # why it is not recorded
+        self.problem = "simulated" if SIMULATED else None  # why the task cannot be recorded
 
     def __call__(self):
+        _use_gpu()
         self.calls += 1
         if self.graph is None and self.calls > 2 and self.problem is None:
             self._record()
@@ -397,7 +453,7 @@ class CudaGraph:
         global _stream
         builder = None
         try:
-            from numba.cuda.cudadrv.driver import GraphBuilder  # noqa: F401, then launches accept one
+            from numba.cuda.cudadrv.driver import GraphBuilder  # noqa: F401, where it exists, a launch can take one
 
             try:
                 from cuda.core import Device, Stream
@@ -406,13 +462,13 @@ class CudaGraph:
 
             device = Device()
             device.set_current()
-            self.stream = Stream.from_handle(0)  # the default stream, where everything else is
+            self.stream = Stream.from_handle(0)  # the default stream, in which everything else runs
             builder = _stream = device.create_graph_builder()
             with _own_memory(self.pool):
                 builder.begin_building()
                 self.task()
             self.graph = builder.end_building().complete()
-        except Exception as error:  # each version of numba.cuda and of the driver has its own
+        except Exception as error:  # each version of numba.cuda and of the driver has its own errors
             self.problem = f"{type(error).__name__}: {error}"
             if not isinstance(error, ImportError):
                 warnings.warn(
@@ -420,16 +476,18 @@ class CudaGraph:
                 )
             if builder is not None:
                 with contextlib.suppress(Exception):
-                    builder.close()  # ends what is still being recorded
+                    builder.close()  # ends a recording that has begun
         finally:
             _stream = 0
 
 
 def wait_for_gpu():
-    """Wait until the GPU has done all that was asked of it."""
+    """Wait until the GPU has run all that was launched."""
+    _use_gpu()
     cuda.synchronize()
 
 
 def pinned_like(array):
-    """A NumPy array of the same shape that the GPU can read while the CPU goes on."""
+    """A new NumPy array of the same shape and dtype, in memory that the GPU can read while the CPU goes on."""
+    _use_gpu()
     return cuda.pinned_array(array.shape, array.dtype)

@@ -1,8 +1,8 @@
 """Which version of the package's sources a compiled kernel belongs to.
 
-Numba keeps compiled kernels on disk. It makes a kernel anew when the file of that kernel changes. It does not notice a
-change in another file, although the kernel contains what it calls there, and the constants that it reads there. So a
-kernel's name ends with a checksum of all files of this package that its own file imports, directly or not.
+Numba keeps compiled kernels on disk. It compiles a kernel again when the file of that kernel changes. It does not
+notice a change in another file, although the kernel contains the functions and constants that it takes from there. So
+a kernel's name ends with a checksum of all files of this package that its own file imports, directly or through others.
 """
 
 import re
@@ -12,14 +12,13 @@ from pathlib import Path
 
 PACKAGE = __name__.partition(".")[0]
 ROOT = Path(__file__).parents[1]
-IMPORT = re.compile(
-    rf"^from ({PACKAGE}[\w.]*) import (\([^)]*\)|[^\n]*)", re.MULTILINE
-)  # not those within functions
+# The imports at the top of a file; those within functions are indented.
+IMPORT = re.compile(rf"^from ({PACKAGE}[\w.]*) import (\([^)]*\)|[^\n]*)", re.MULTILINE)
 
 
 @cache
 def version_of(module):
-    """A checksum, eight hexadecimal digits, of all other files of the package that a module of it depends on."""
+    """A checksum (eight hexadecimal digits) of all files of the package that a module depends on, but not its own."""
     checksum = 0
     for file in sorted(_with_imports(module, set()) - {_file(module)}):
         checksum = zlib.crc32(file.read_bytes(), checksum)
@@ -27,7 +26,7 @@ def version_of(module):
 
 
 def _with_imports(module, files):
-    """Add the module's file, and those of all that it imports, to the set `files`; return the set."""
+    """Add the module's file, and the files of all that it imports, to the set `files`. Returns the set."""
     file = _file(module)
     if file is None or file in files:
         return files
@@ -40,7 +39,7 @@ def _with_imports(module, files):
 
 
 def _file(module):
-    """The file of a module of this package; None for what is no module of it."""
+    """The file of a module of this package, or None if it is no module of this package."""
     if module.partition(".")[0] != PACKAGE:
         return None
     place = ROOT.joinpath(*module.split(".")[1:])

@@ -16,6 +16,7 @@ from tasnet_np.corpus.layouts import folders
 from tasnet_np.corpus.manifest import Manifest, inspect
 from tasnet_np.errors import UserError
 from tasnet_np.sound.audio_files import AudioFile
+from tasnet_np.sound.channels import mono, signs
 from tasnet_np.sound.level import rms_db
 from tasnet_np.sound.resampling import resample
 
@@ -151,21 +152,23 @@ class StoredClip:
         start, stop = (entry.frames * i // self.pieces for i in (index, index + 1))
 
         def make():
-            samples = self._mono(start, stop)
+            samples = self._channels(start, stop)
+            turned = signs(samples)
+            samples = mono(samples, turned)
             if self.noise_of_pair:
-                samples = self._mono(start, stop, noisy=True) - samples
+                samples = mono(self._channels(start, stop, noisy=True), turned) - samples
             return resample(samples, entry.rate, self.rate)
 
         return self.store.get((entry.folder, entry.path, self.noise_of_pair, int(index)), make)
 
-    def _mono(self, start, stop, noisy=False):
-        """Samples of the recording, or of its noisy partner, as the mean of the channels."""
+    def _channels(self, start, stop, noisy=False):
+        """Samples (channels, n) of the recording, or of its noisy partner."""
         file = AudioFile(self.manifest.path(self.entry, noisy))
         if file.rate != self.entry.rate:
             raise UserError(
                 f"{file.path}: is at {file.rate} Hz, was at {self.entry.rate}; prepare the recordings anew"
             )
-        return file.read_part(start, stop).mean(axis=0)  # (n,)
+        return file.read_part(start, stop)
 
 
 def open_corpus(manifest, part, rate, store):

@@ -18,9 +18,11 @@ from tasnet_np.sound.augmentation import (
     Augmentation,
     change_speed,
     coloured,
+    equalised,
     low_pass,
     overload,
     reverberate,
+    synthetic_noise,
     synthetic_room,
 )
 from tasnet_np.sound.level import LEVEL_DB, at_level, rms_db
@@ -28,6 +30,8 @@ from tasnet_np.sound.level import LEVEL_DB, at_level, rms_db
 PAUSE_DB = 30.0  # a crop whose level is so far below that of its recording is a pause
 GAP_SECONDS = (0.1, 0.3)  # shortest and longest gap between the clips of an utterance
 FURTHER_NOISE_DB = (-10.0, 0.0)  # lowest and highest level of each further noise, relative to the first
+BABBLE_VOICES = (3, 8)  # fewest and most voices in babble
+BABBLE_DB = (-6.0, 0.0)  # lowest and highest level of each of them
 CLIPPED_SHARE = (0.001, 0.05)  # smallest and largest share of samples that clipping cuts off
 NO_AUGMENTATION = Augmentation()
 ATTEMPTS = 20  # draws for one example; where none of them can be used, the run ends
@@ -253,11 +257,12 @@ class Mixer:
         noise = self.corpus.noises[rng.integers(len(self.corpus.noises))]
         snr_db = rng.uniform(*self.snr_db)
         clips = self.corpus.speakers[speaker]
+        name, draw_noise = self._first_noise(noise, speaker, rng)
         sources = [
             self._at_a_speed(lambda n: utterance(clips, n, rng, self.rate), rng),
-            self._at_a_speed(lambda n: noise_crop(noise, n, rng), rng),
+            self._at_a_speed(draw_noise, rng),
         ]
-        names = [noise.name]
+        names = [name]
         most = self.augmentation.noises
         for _ in range(rng.integers(most) if most > 1 else 0):
             further = self.corpus.noises[rng.integers(len(self.corpus.noises))]
@@ -268,11 +273,34 @@ class Mixer:
             )
         return sources, snr_db, f"{speaker} + {' + '.join(names)}"
 
+    def _first_noise(self, clip, speaker, rng):
+        """Synthetic noise, babble or a recording: its name, and a function that draws n samples of it."""
+        a = self.augmentation
+        if _happens(a.synthetic, rng):
+            return "synthetic noise", lambda n: synthetic_noise(rng, n, self.rate)
+        if len(self.speakers) > BABBLE_VOICES[0] and _happens(a.babble, rng):
+            return "babble", lambda n: self._babble(speaker, n, rng)
+        return clip.name, lambda n: noise_crop(clip, n, rng)
+
+    def _babble(self, speaker, samples, rng):
+        """Many voices at once, none of them the speaker's. Shape (samples,), float32."""
+        fewest, most = BABBLE_VOICES
+        others = [name for name in self.speakers if name != speaker]
+        count = min(len(others), rng.integers(fewest, most + 1))
+        total = np.zeros(samples, np.float32)
+        for i in rng.choice(len(others), count, replace=False):
+            voice = utterance(self.corpus.speakers[others[i]], samples, rng, self.rate)
+            total += at_level(voice, rng.uniform(*BABBLE_DB))
+        return total
+
     def _varied(self, sources, rng):
-        """The sources with random colour, in a random room, in a random band."""
+        """The sources with random colours, other levels of their frequencies, in a random room, in a random band."""
         a = self.augmentation
         if a.colour:
             sources = [coloured(source, rng.uniform(-a.colour, a.colour, 4)) for source in sources]
+        for i, kind in enumerate(("speech", "noise")):
+            if _happens(a.equaliser, rng):
+                sources[i] = equalised(sources[i], kind, rng, self.rate)
         if _happens(a.room, rng):
             sources[0] = reverberate(sources[0], self._room(rng))
         if _happens(a.band_limit, rng):

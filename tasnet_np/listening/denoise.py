@@ -14,7 +14,6 @@ from tqdm import tqdm
 from tasnet_np.errors import UserError
 from tasnet_np.listening.long_files import LongSeparation, Segments
 from tasnet_np.listening.separate import separate
-from tasnet_np.network.streaming import Streamer
 from tasnet_np.sound.audio_files import (
     FORMATS,
     UNLIMITED,
@@ -26,6 +25,7 @@ from tasnet_np.sound.audio_files import (
     write_blocks,
 )
 from tasnet_np.sound.metrics import without_mean
+from tasnet_np.streaming.streamer import Streamer
 
 WHOLE_BYTES = (
     1 << 30
@@ -111,6 +111,7 @@ def _denoise_file(path, outputs, model, segment_seconds):
             for index, (output, (format, subtype)) in enumerate(zip(outputs, encodings)):
                 blocks = separation.source(index, scale)
                 write_blocks(output, blocks, file.rate, file.channels, format=format, subtype=subtype)
+        _tell(path, file.note)
         return file.rate
     recording = read(path)
     silent, mixture_peak = not np.any(without_mean(recording.samples)), np.max(np.abs(recording.samples))
@@ -119,7 +120,14 @@ def _denoise_file(path, outputs, model, segment_seconds):
     _make_folders(outputs)
     for output, samples, (format, subtype) in zip(outputs, sources, encodings):
         write(output, samples, recording.rate, format=format, subtype=subtype)
+    _tell(path, recording.note)
     return recording.rate
+
+
+def _tell(path, note):
+    """Print what is strange about a recording, if anything is."""
+    if note:
+        _warn(f"{path}: {note}")
 
 
 def _make_folders(paths):

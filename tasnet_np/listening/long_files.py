@@ -15,7 +15,8 @@ from tasnet_np.errors import UserError
 from tasnet_np.listening.separate import check_answer
 from tasnet_np.network.config import SOURCES
 from tasnet_np.ranges import Range
-from tasnet_np.sound.audio_files import BLOCK, check_finite
+from tasnet_np.sound.audio_files import BLOCK
+from tasnet_np.sound.bad_samples import check_finite
 from tasnet_np.sound.level import LEVEL_DB, about_the_means, gains_of, products_of
 from tasnet_np.sound.resampling import Resampler
 
@@ -147,7 +148,7 @@ class LongSeparation:
         """The first pass: the mean (channels, 1), the largest absolute sample, and whether all is silent."""
         first, total, count, constant, peak = None, 0.0, 0, True, 0.0
         for block in self._file:
-            check_finite(self._file.path, block)
+            check_finite(self._file.path, block, count)
             first = block[:, :1] if first is None else first
             total = total + block.sum(axis=1, keepdims=True, dtype=np.float64)
             count += block.shape[1]

@@ -4,9 +4,11 @@ import numpy as np
 
 from tasnet_np.errors import UserError
 from tasnet_np.network.execution import in_dtype_of
+from tasnet_np.sound.bad_samples import bad_samples, what_is_bad
+from tasnet_np.sound.channels import check_channels_first
 from tasnet_np.sound.level import LEVEL_DB, at_level, fit_level
 from tasnet_np.sound.metrics import without_mean
-from tasnet_np.sound.resampling import resample
+from tasnet_np.sound.resampling import check_sound_rate, resample
 
 
 def separate(model, samples, rate):
@@ -35,15 +37,17 @@ def separate(model, samples, rate):
     Raises
     ------
     UserError
-        The samples have another shape or kind or are not finite, the rate is not a whole number
-        above 0, or the model answers with NaN or infinity.
+        The samples have another shape or kind, more channels than samples, or some of them are bad (`bad_samples`),
+        no sound has such a rate, or the model answers with NaN or infinity.
     """
     samples = np.asarray(samples)
     if samples.ndim != 2 or samples.size == 0 or samples.dtype.kind != "f":
         found = f"shape {samples.shape} and type {samples.dtype}"
         raise UserError(f"samples have {found}; give floats of shape (channels, n), none of them 0")
-    if not np.all(np.isfinite(samples)):
-        raise UserError("samples have NaN or infinite values; remake the recording")
+    if np.any(bad := bad_samples(samples)):
+        raise UserError(f"samples have {what_is_bad(samples[bad])} values; remake the recording")
+    check_channels_first("samples", samples)
+    check_sound_rate("samples", rate)
     model_rate = model.config.sample_rate
     mixture = without_mean(samples).astype(np.float32)
     heard = resample(mixture, rate, model_rate)  # (channels, m)

@@ -12,10 +12,13 @@ import math
 
 import numpy as np
 
+from tasnet_np.errors import UserError
 from tasnet_np.network.config import SOURCES
-from tasnet_np.network.streaming import Streamer
+from tasnet_np.sound.bad_samples import bad_samples
+from tasnet_np.sound.channels import MOST_CHANNELS
 from tasnet_np.sound.level import RunningLevel
-from tasnet_np.sound.resampling import Resampler
+from tasnet_np.sound.resampling import Resampler, check_sound_rate
+from tasnet_np.streaming.streamer import Streamer
 
 
 class SoundStream:
@@ -39,16 +42,23 @@ class SoundStream:
     Attributes
     ----------
     replaced : int
-        Samples that were NaN or infinite and were taken as 0.
+        Samples that were bad (`sound.bad_samples`) and were taken as 0.
+    absurd : int
+        Those of them that were finite, but too large.
 
     Raises
     ------
+    UserError
+        No sound has such a rate, or there are more than `MOST_CHANNELS` channels.
     ValueError
         The model cannot be streamed, or `memory_seconds` is not above 0.
     """
 
     def __init__(self, model, rate, channels=1, *, level=True, memory_seconds=math.inf):
         config = model.config
+        check_sound_rate("sound", rate)
+        if not 1 <= channels <= MOST_CHANNELS:
+            raise UserError(f"sound: {channels} channels; give between 1 and {MOST_CHANNELS}")
         if not memory_seconds > 0:
             raise ValueError(f"memory must be above 0 seconds, not {memory_seconds}")
         forgetting = math.exp(-config.hop / config.sample_rate / memory_seconds)
@@ -56,7 +66,7 @@ class SoundStream:
             raise ValueError(f"memory of {memory_seconds} seconds is too short for this model; give more")
         self.channels = channels
         self.streamer = Streamer(model, channels, forgetting=forgetting)
-        self.replaced = 0
+        self.replaced = self.absurd = 0
         self._level = RunningLevel(config.sample_rate, channels) if level else None
         self._to_model_rate = Resampler(rate, config.sample_rate, channels)
         self._to_own_rate = Resampler(config.sample_rate, rate, len(SOURCES) * channels)
@@ -80,16 +90,25 @@ class SoundStream:
         Parameters
         ----------
         samples : ndarray, shape (channels, n), float32
-            NaN and infinite samples count as 0.
+            NaN, infinite and absurdly large samples count as 0.
 
         Returns
         -------
         ndarray, shape (2, channels, m), float32
             Speech and background, as far as later samples cannot change them.
+
+        Raises
+        ------
+        UserError
+            The samples have another number of channels.
         """
-        bad = ~np.isfinite(samples)
+        if samples.ndim != 2 or len(samples) != self.channels:
+            found = f"samples have shape {samples.shape}, not ({self.channels}, n)"
+            raise UserError(f"{found}; channels come first: give samples.T if they are (n, channels)")
+        bad = bad_samples(samples)
         if bad.any():
             self.replaced += int(bad.sum())
+            self.absurd += int(np.isfinite(samples[bad]).sum())
             samples = np.where(bad, np.float32(0), samples)
         self._owed += samples.shape[1]
         return self._give(self._to_own_rate.process(self._separate(self._to_model_rate.process(samples))))

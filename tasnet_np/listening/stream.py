@@ -22,6 +22,9 @@ from tasnet_np.listening.pcm_stream import ENCODINGS, PCM, frames_of, read_wav_h
 from tasnet_np.listening.sound_stream import SoundStream
 from tasnet_np.listening.stream_timing import Timing
 from tasnet_np.network.config import SOURCES
+from tasnet_np.sound.bad_samples import LARGEST
+from tasnet_np.sound.channels import MOST_CHANNELS
+from tasnet_np.sound.resampling import check_sound_rate
 
 
 def run(
@@ -91,7 +94,8 @@ def run(
     finally:
         say(timing.report())
         if sound.replaced:
-            say(f"warning: {sound.replaced} samples were NaN or infinite and were taken as 0")
+            what = f"NaN, infinite or above {LARGEST:g}" if sound.absurd else "NaN or infinite"
+            say(f"warning: {sound.replaced} samples were {what} and were taken as 0")
         if clipped:
             say(f"warning: {clipped} samples were too loud for {pcm.encoding} and were clipped")
 
@@ -103,6 +107,9 @@ def _raw_format(raw, rate, channels, model):
     pcm = PCM(raw, model.config.sample_rate if rate is None else rate, 1 if channels is None else channels)
     if pcm.rate < 1 or pcm.channels < 1:
         raise UserError(f"--rate {pcm.rate}, --channels {pcm.channels}: give whole numbers above 0")
+    check_sound_rate("--rate", pcm.rate)
+    if pcm.channels > MOST_CHANNELS:
+        raise UserError(f"--channels {pcm.channels}: give at most {MOST_CHANNELS}")
     return pcm
 
 

@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 
-from tasnet_np.network.streaming import Streamer
+from tasnet_np.streaming.streamer import Streamer
 
 MOST_HOPS, MOST_SECONDS = 5000, 1.0  # of `time_streaming`: a file may have any rate and any hop
 

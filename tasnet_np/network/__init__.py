@@ -1,1 +1,1 @@
-"""The network: its architecture, its layers, how it runs, what is kept of it, and the same network hop by hop."""
+"""The network: its architecture, its layers, how it runs, its checkpoints, and the same network hop by hop."""

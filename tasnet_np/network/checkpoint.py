@@ -2,12 +2,14 @@
 
     header             JSON: format, version, config, dtype, numbers
     model/<name>       the parameters
-    training/<name>    what the training needs to continue (only in a run's own checkpoints)
+    training/<name>    what a training needs in order to continue (only in a run's own checkpoints)
 
-A file does not know where its model was: on a GPU or not. Files are written beside their target and renamed,
-so a crash leaves the previous one. They hold plain arrays only: reading one never runs code, and takes no more
-memory than the arrays in it have (`stored_arrays`).
+A file does not say whether its model was on a GPU. A file is written beside its target, then renamed, so a crash leaves
+the previous file. It holds plain arrays only. So reading a file never runs code, and takes no more memory than the
+arrays that are in it (`stored_arrays`).
 """
+
+from __future__ import annotations
 
 import dataclasses
 import json
@@ -39,21 +41,27 @@ class Checkpoint:
 
     model: ConvTasNet
     numbers: dict = field(default_factory=dict)  # of the training
-    arrays: dict = field(default_factory=dict)
+    arrays: dict = field(default_factory=dict)  # of the training, by name
 
 
-def save(model, path, *, numbers=None, arrays=None):
+def save(
+    model: ConvTasNet, path: str | Path, *, numbers: dict | None = None, arrays: dict | None = None
+) -> None:
     """Write a model to an .npz file, atomically.
 
     Parameters
     ----------
     model : ConvTasNet
-    path : file to write
-    numbers, arrays : what a training run adds in order to continue (JSON values; named arrays)
+        On the CPU or a GPU.
+    path : str or Path
+        The file to write.
+    numbers, arrays : dict, optional
+        What a training run needs in order to continue: JSON values and NumPy arrays, by name.
 
     Raises
     ------
-    UserError : the file cannot be written (folder, disk full); a previous file survives
+    UserError
+        The file cannot be written (no such folder, a full disk). A previous file stays as it was.
     """
     header = {
         "format": FORMAT,
@@ -69,17 +77,27 @@ def save(model, path, *, numbers=None, arrays=None):
         np.savez(file, **entries)
 
 
-def load(file, path="fused"):
+def load(file: str | Path, path: str = "fused") -> ConvTasNet:
     """Read a model that `save` wrote.
 
     Parameters
     ----------
-    file : as for `find`
-    path : which kernels the model runs, as in `ConvTasNet`
+    file : str or Path
+        An .npz file; the folder of a training run: its best.npz, or last.npz before there is one; or "pretrained",
+        the model that comes with the package.
+    path : str
+        Which kernels the model runs, as in `ConvTasNet`.
+
+    Returns
+    -------
+    ConvTasNet
+        On the CPU.
 
     Raises
     ------
-    UserError : no such file; a damaged, truncated or foreign one
+    UserError
+        There is no such file, or no model in the folder. The file is damaged, cut short, of another program or of
+        another version.
     """
     return _read(find(file), path, with_training=False).model
 
@@ -89,12 +107,17 @@ def find(file):
 
     Parameters
     ----------
-    file : an .npz file; the folder of a training run: its best.npz, or last.npz before there is one; or
-        "pretrained": the model that comes with the package
+    file : str or Path
+        As for `load`.
+
+    Returns
+    -------
+    Path
 
     Raises
     ------
-    UserError : a folder without a model, or a package without one
+    UserError
+        A folder without a model; a package without one.
     """
     if str(file) == "pretrained":
         if not PRETRAINED.exists():
@@ -112,7 +135,7 @@ def find(file):
 
 
 def read(file, path="fused"):
-    """Read a model together with what a training run stored beside it."""
+    """Read a `Checkpoint`: a model, and what a training run stored with it. Arguments and errors as for `load`."""
     return _read(find(file), path, with_training=True)
 
 
@@ -184,8 +207,9 @@ def _names_of_training(arrays, config):
     """The names of all arrays that a training added. Refuses what is neither that nor a parameter."""
     shapes, names = config.parameter_shapes, []
     of_the_model = {"header", *(f"model/{name}" for name in shapes)}
-    for entry in arrays.headers.keys() - of_the_model:
-        header = arrays.headers[entry]
+    for entry, header in arrays.headers.items():
+        if entry in of_the_model:
+            continue
         kind, _, parameter = entry.removeprefix("training/").partition(".")
         fits = header.dtype.kind == "f" and math.prod(header.shape) <= math.prod(shapes.get(parameter, (0,)))
         if not entry.startswith("training/") or kind not in OF_TRAINING or not fits:

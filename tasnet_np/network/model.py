@@ -4,22 +4,24 @@
                                     |                                       |
                                     +-> norm -> bottleneck -> blocks -> masks (B, 2, N, T)
 
-Every `backward` below is its `forward` read upwards. Letters in comments are those of the paper (see config.py).
-How a batch is spread over threads, tiles and devices is in execution.py, and changes none of the numbers.
+Every `backward` below has the steps of its `forward` in reverse order. Letters in comments are those of the paper (see
+config.py). execution.py spreads a batch over threads, tiles and devices. That changes none of the numbers.
 """
+
+from __future__ import annotations
 
 import math
 
 import numpy as np
 
 from tasnet_np.compute.arrays import contiguous, stack, unstack, window, zeros
-from tasnet_np.network.config import NORMS, SOURCES
+from tasnet_np.network.config import NORMS, SOURCES, Config
 from tasnet_np.network.layers import PATHS, Layer, OpLayer
 from tasnet_np.ops.tcn_block import tcn_blocks_inference
 
 
 class _Factory:
-    """Makes layers with fresh parameters: uniform within 1/sqrt(fan-in), as PyTorch does by default."""
+    """Makes layers with random parameters, uniform within +-1/sqrt(fan-in), as PyTorch does by default."""
 
     def __init__(self, config, seed, dtype, path):
         self.config = config
@@ -60,10 +62,11 @@ class _Factory:
 
 
 class TCNBlock(Layer):
-    """One block of the temporal convolutional network: widen, look along time, narrow again.
+    """One block of the temporal convolutional network: more channels, a convolution over time, fewer channels again.
 
-    x (B, B, T) goes from block to block and each adds a residual; skips (B, Sc, T) collects what each
-    block has to say about the masks. The last block's x goes nowhere: it has no residual convolution.
+    x (B, B, T) goes from block to block, and each block adds a residual to it. skips (B, Sc, T) is the sum of the
+    blocks' skip outputs, from which the masks are made. Nothing uses the x of the last block. So the last block has no
+    residual convolution.
     """
 
     def __init__(self, make, block, last):
@@ -115,7 +118,7 @@ class FusedTCNBlock(TCNBlock):
 
     @property
     def arrays(self):
-        """The parameters in the order of the op's arguments."""
+        """The parameters, in the order of the op's arguments."""
         return tuple(part.own_params[key] for part, key in self.order)
 
     def forward(self, x, skips, keep=True):
@@ -131,18 +134,14 @@ class FusedTCNBlock(TCNBlock):
 
 
 class Network(Layer):
-    """The whole network, as a chain of layers. `execution.ConvTasNet` is what a user makes of it.
+    """The whole network, as a chain of layers. `execution.ConvTasNet` runs it on threads, in tiles or on a GPU.
 
-    Parameters
-    ----------
-    config : Config
-    seed : of the random initial weights
-    dtype : np.float32 or np.float64
-    path : "fused" (whole blocks compiled: the fastest), "ops" (one compiled op at a time) or
-        "reference" (the NumPy formulas). All three give the same numbers.
+    The parameters are those of `ConvTasNet`.
     """
 
-    def __init__(self, config, seed=0, dtype=np.float32, path="fused"):
+    def __init__(
+        self, config: Config, seed: int = 0, dtype: np.typing.DTypeLike = np.float32, path: str = "fused"
+    ) -> None:
         super().__init__()
         if path not in PATHS:
             raise ValueError(f"path must be one of {', '.join(PATHS)}, not {path!r}")
@@ -177,8 +176,8 @@ class Network(Layer):
             **self.decoders,
         }
 
-    def named_parameters(self):
-        """The learned arrays by name: a dict. Write into them in place to change the model."""
+    def named_parameters(self) -> dict[str, np.ndarray]:
+        """The learned arrays by name. To change the model, write into the arrays."""
         return self.params
 
     def forward(self, mixture, keep=True):
@@ -194,7 +193,7 @@ class Network(Layer):
         dmasked = self._decode_backward(self._pad(dsources))
         dmasks, dw = self.multiply.backward(dmasked)
         dskips = self._make_masks_backward(dmasks)
-        dw = dw + self._separate_backward(dskips)  # w goes to the masks and is masked
+        dw = dw + self._separate_backward(dskips)  # w makes the masks, and is masked
         return self._encode_backward(dw, dsources.shape[2])
 
     # The encoder: samples -> frames.
@@ -239,7 +238,7 @@ class Network(Layer):
 
     def _decode(self, masked, keep):
         B, C, N, T = masked.shape
-        if len(self.decoders) == 1:  # the sources go through as if they were a batch
+        if len(self.decoders) == 1:  # the sources go through the decoder as if they were examples
             (decoder,) = self.decoders.values()
             return decoder.forward(masked.reshape(B * C, N, T), keep=keep).reshape(B, C, -1)
         pairs = zip(self.decoders.values(), unstack(masked))
@@ -254,8 +253,8 @@ class Network(Layer):
         pairs = zip(self.decoders.values(), unstack(dsources))
         return stack([decoder.backward(dy) for decoder, dy in pairs])
 
-    # Padding: one hop of zeros on each side, so that every sample lies under two windows, and as many more
-    # at the end as fill the last window. Each of the two is the other's backward.
+    # Padding: one hop of zeros on each side, so that every sample lies in two windows, and more zeros at the
+    # end to fill the last window. `_pad` and `_cut` are each other's backward.
 
     def _pad(self, samples):
         padded = (self.config.frames(samples.shape[-1]) + 1) * self.config.hop

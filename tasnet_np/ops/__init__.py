@@ -11,19 +11,28 @@
     softmax                 over the sources
     add  multiply           where two paths join: residual, skip, mask
     si_snr                  the loss, in dB
+    stft_magnitude          a further loss, in dB: it hears what is quiet, and the level
     tcn_block               one whole block, fused: what the model runs when speed counts
 
-Every op is a pair, `y, cache = op_forward(x, *parameters, *, settings)` and
-`dx, *dparameters = op_backward(dy, cache)`, plus the same pair in plain NumPy with `_ref` in its name:
-`y = op_forward_ref(...)` and `op_backward_ref(dy, x, *parameters, settings)`. A backward always
-returns a tuple with one gradient per array that stands before the `*`. An op with two outputs
-(tcn_block) returns a tuple as y and takes one as dy.
+Every op is a pair of functions:
+
+    y, cache = op_forward(x, *parameters, *, settings)
+    dx, *dparameters = op_backward(dy, cache)
+
+A backward always returns a tuple. It has one gradient for each array that stands before the `*`. An op with two
+outputs (tcn_block) returns a tuple as y and takes one as dy. Only the op's own backward opens the cache.
+
+The same pair in plain NumPy has `_ref` in its names, and no cache: `y = op_forward_ref(x, *parameters, settings)` and
+`op_backward_ref(dy, x, *parameters, settings)`.
+
+The arrays of one call have one dtype, float32 or float64, and are in one place: NumPy arrays on the CPU, or
+`CudaArray`s on a GPU. The results are in the same place. Type hints name NumPy's arrays alone.
 """
 
 from collections.abc import Callable
 from typing import NamedTuple
 
-from tasnet_np.ops import conv1d, depthwise, elementwise, norms, pointwise, si_snr, tcn_block
+from tasnet_np.ops import conv1d, depthwise, elementwise, norms, pointwise, si_snr, stft_magnitude, tcn_block
 
 
 class Op(NamedTuple):
@@ -64,7 +73,10 @@ OPS = {
         norms: "global_layer_norm cumulative_layer_norm channel_layer_norm",
         elementwise: "relu prelu sigmoid softmax add multiply",
         si_snr: "si_snr",
+        stft_magnitude: "stft_magnitude",
         tcn_block: "tcn_block",
     }.items()
     for name in names.split()
 }
+
+CPU_ONLY = ("stft_magnitude",)  # ops that raise a UserError on a GPU

@@ -1,7 +1,7 @@
-"""The table of cases: every op with the shapes and settings that all tests and `gradcheck` run it on.
+"""The table of cases: every op with the shapes and settings on which all tests and `gradcheck` run it.
 
-Shapes are mean: odd sizes, different ones on every axis, a receptive field longer than the signal, a single frame.
-gamma is never 1 and beta never 0, which would hide mistakes.
+The shapes are hard ones: odd sizes, a different size on every axis, a receptive field longer than the signal, a
+single frame. gamma is random, never 1, and beta never 0: those values would hide mistakes.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ class Case(NamedTuple):
     settings: Callable  # rng -> dict
 
     def inputs(self, seed=0, dtype=np.float64):
-        """Random arrays and settings; the same for one seed in every dtype."""
+        """Random arrays and settings. One seed gives the same numbers in every dtype."""
         rng = np.random.default_rng(seed)
         arrays = [np.asarray(array, dtype) for array in self.make(rng)]
         settings = {
@@ -36,7 +36,7 @@ def _normal(*shapes):
 
 
 def _no_kink(*shapes):
-    """Values that keep away from 0, where ReLU and PReLU have no derivative."""
+    """Random values at a distance from 0, where ReLU and PReLU have no derivative."""
 
     def make(rng):
         arrays = [rng.standard_normal(shape) for shape in shapes]
@@ -49,12 +49,14 @@ def _case(name, op, make, settings=None, **fixed):
     return Case(name, OPS[op], make, settings or (lambda rng: fixed))
 
 
-def _target(shape, silent=None):
+def _target(shape, silent=None, **others):
+    """The settings of a loss: a random target with silence in a place, and others."""
+
     def settings(rng):
         target = rng.standard_normal(shape)
         if silent is not None:
             target[silent] = 0
-        return {"target": target}
+        return {"target": target, **others}
 
     return settings
 
@@ -71,7 +73,7 @@ def _silence_first(shape, frames):
 
 
 def _offset(shape, mean, deviation):
-    """A norm's arrays, with a mean far larger than the deviation: hard on the variance."""
+    """A norm's arrays. The mean is far larger than the deviation, so that rounding shows in the variance."""
 
     def make(rng):
         x, gamma, beta = _normal(shape, shape[1], shape[1])(rng)
@@ -85,7 +87,7 @@ def _conv(name, shapes, **settings):
 
 
 def _block(name, H=5, C=3, Sc=4, K=3, T=9, residual=True, **settings):
-    """Shapes of a fused block's arrays, away from the kinks of its two PReLUs by chance of the seed."""
+    """A fused block. Its arrays are random; with the seeds in use, no value is at the kink of a PReLU."""
     shapes = [(2, C, T), (2, Sc, T), (H, C), H, 1, H, H, (H, K), H, 1, H, H, (Sc, H), Sc]
     shapes += [(C, H), C] if residual else []
     return _case(f"tcn_block {name}", "tcn_block", _normal(*shapes), **settings)
@@ -117,7 +119,7 @@ CASES = [
             _case(f"{op} large eps", op, _normal((2, 5, 9), 5, 5), eps=0.1),
         )
     ),
-    # eps = 1e-2 keeps the differences resolvable where the variance is exactly 0.
+    # eps = 1e-2 keeps the norm smooth enough for finite differences where the variance is exactly 0.
     _case(
         "cumulative_layer_norm silence first",
         "cumulative_layer_norm",
@@ -139,4 +141,30 @@ CASES = [
     _block("longer than the signal", norm="cumulative_layer_norm", dilation=8, lookahead=8),
     _case("si_snr", "si_snr", _normal((3, 2, 41)), _target((3, 2, 41))),
     _case("si_snr silent target", "si_snr", _normal((2, 2, 41)), _target((2, 2, 41), silent=(0, 1))),
+    _case("si_snr ceiling", "si_snr", _normal((3, 2, 41)), _target((3, 2, 41), eps=0.03)),
+    # eps = 0.01 keeps the loss smooth enough for finite differences where a magnitude is nearly 0.
+    _case(
+        "stft_magnitude",
+        "stft_magnitude",
+        _normal((3, 2, 41)),
+        _target((3, 2, 41), windows=(8, 12, 20), eps=0.01),
+    ),
+    _case(
+        "stft_magnitude one sample",
+        "stft_magnitude",
+        _normal((2, 2, 1)),
+        _target((2, 2, 1), windows=(4,), power=0.7),
+    ),
+    _case(
+        "stft_magnitude silent target",
+        "stft_magnitude",
+        _normal((2, 2, 19)),
+        _target((2, 2, 19), silent=(0, 1), windows=(24,), eps=0.01),
+    ),
+    _case(
+        "stft_magnitude silent recording",
+        "stft_magnitude",
+        _normal((2, 2, 19)),
+        _target((2, 2, 19), silent=0, windows=(8,), eps=0.01),
+    ),
 ]

@@ -2,15 +2,16 @@
 
 conv1d: waveform -> frames
 --------------------------
-Every `stride` samples, a window of K samples is compared with C learned filters (the paper's basis
-functions): short, overlapping pieces of sound become frames of C numbers. There is no bias.
+A window of K samples moves along the waveform in steps of `stride` samples. Each window is compared with C learned
+filters (the paper's basis functions). So short, overlapping pieces of sound become frames of C numbers. There is no
+bias.
 
 Shapes:   x (B, n) samples,  w (C, K) filters  ->  y (B, C, T) frames,  T = (n - K) // stride + 1
 
 Forward:  y[c, t] = sum_k  w[c, k] * x[t*stride + k]
 
 Backward: each product w[c, k] * x[t*stride + k] was added to one y[c, t]. So dy[c, t] goes back to
-both of its factors, each multiplied by the other one:
+both factors of the product. Each factor gets it multiplied by the other factor:
 
     dw[c, k]          = sum_t  dy[c, t] * x[t*stride + k]
     dx[t*stride + k] += dy[c, t] * w[c, k]          for every c, t, k
@@ -19,8 +20,8 @@ The last line is an overlap-add: the backward of the encoder has the form of the
 
 conv_transpose1d: frames -> waveform
 ------------------------------------
-Every frame of C numbers is a recipe for K samples: the sum of C learned waveforms. The pieces are laid
-down every `stride` samples and added where they overlap. There is no bias.
+A frame's C numbers are the weights of C learned waveforms. Their weighted sum is a piece of K samples. The pieces of
+two neighbouring frames start `stride` samples apart, and are added where they overlap. There is no bias.
 
 Shapes:   x (B, C, T) frames,  w (C, K) waveforms  ->  y (B, n) samples,  n = (T - 1)*stride + K
 
@@ -35,13 +36,13 @@ The first line is a strided convolution: the backward of the decoder has the for
 
 How both are computed
 ---------------------
-With the windows of the samples side by side as frames[k, t] = samples[t*stride + k], all sums are matrix products,
-y = w frames and dw = dy frames^T for the encoder, frames = w^T x for the decoder. BLAS does them best on a CPU: the
-kernels only cut the windows out and add them up. On a GPU they are the tiled product of gpu_product.py, which reads
-frames[k, t] where it stands in the samples. There, each thread makes one sample of an overlap-add and gathers what
-belongs to it, instead of all frames adding to it:
+The windows of the samples make a matrix, windows[k, t] = samples[t*stride + k]. With it all sums are matrix products:
+y = w windows and dw = dy windows^T in the encoder, windows = w^T x in the decoder. On a CPU, BLAS is the fastest for
+them. The kernels there only cut out the windows and add them up. On a GPU they are the tiled product of gpu_product.py,
+which reads windows[k, t] directly from the samples. In an overlap-add on a GPU, a thread makes one sample. It gathers
+what all frames give to that sample, so no two threads add to the same number:
 
-    samples[i] = sum over t, c of  frame[c, t] * w[c, i - t*stride]          0 <= i - t*stride < K
+    samples[i] = sum over t, c of  x[c, t] * w[c, i - t*stride]          0 <= i - t*stride < K
 """
 
 import numpy as np
@@ -89,7 +90,7 @@ def conv_transpose1d_backward_ref(dy, x, w, *, stride):
 
 @cpu_kernel
 def _windows_cpu(windows, samples, stride):
-    """windows[k, t] = samples[t*stride + k]."""
+    """windows[k, t] = samples[t*stride + k]: windows (K, T) from samples (n,)."""
     K, T = windows.shape
     for k in range(K):
         row, shifted = windows[k], samples[k:]
@@ -99,7 +100,7 @@ def _windows_cpu(windows, samples, stride):
 
 @cpu_kernel
 def _overlap_add_cpu(samples, windows, stride):
-    """samples[t*stride + k] += windows[k, t], from zeros."""
+    """samples[t*stride + k] += windows[k, t], where samples (n,) begin as zeros."""
     K, T = windows.shape
     samples[:] = 0
     for k in range(K):
@@ -146,7 +147,7 @@ def _windows_transposed_cuda(arrays, b, t, k):
 
 @cuda_kernel
 def _overlap_add_cuda(samples, x, w, stride):
-    """Samples (B, n) from frames x (B, C, T): y from x in the decoder, dx from dy in the encoder."""
+    """Samples (B, n) from frames x (B, C, T). The decoder makes y from x so, the encoder dx from dy."""
     (C, K), T = w.shape, x.shape[2]
     i, b = cuda.grid(1), cuda.blockIdx.y
     if i < samples.shape[1]:
@@ -175,7 +176,7 @@ def _synthesise_cuda(samples, x, w, stride):
 
 
 def _weight_gradient_cuda(dw, x, samples, stride):
-    """dw (C, K) = x windows^T, over all examples and frames x (B, C, T)."""
+    """dw (C, K) = x windows^T, summed over all examples and frames; x (B, C, T)."""
     (B, C, T), (_, K) = x.shape, dw.shape
     pieces = pieces_of(T)
     parts = empty((B * pieces, C, K), like=x)
@@ -193,8 +194,29 @@ def _conv_transpose1d_backward_cuda(dx, dw, dy, x, w, stride):
     _weight_gradient_cuda(dw, x, dy, stride)
 
 
-def conv1d_forward(x, w, *, stride):
-    """Encode samples (B, n) with filters (C, K) into frames (B, C, T)."""
+def conv1d_forward(x: np.ndarray, w: np.ndarray, *, stride: int) -> tuple[np.ndarray, tuple]:
+    """Encode samples into frames.
+
+    Parameters
+    ----------
+    x : ndarray, shape (B, n)
+        Samples; n >= K.
+    w : ndarray, shape (C, K)
+        Filters.
+    stride : int
+        Samples from one window to the next.
+
+    Returns
+    -------
+    y : ndarray, shape (B, C, T)
+        Frames; T = (n - K) // stride + 1.
+    cache : tuple
+
+    Raises
+    ------
+    ValueError, TypeError
+        Shapes or dtypes that do not fit; fewer samples than one window.
+    """
     B, n, C, K = sizes("B n C K", x=(x, "B n"), w=(w, "C K"))
     if n < K:
         raise ValueError(f"x has {n} samples, fewer than one window of {K}: pad it")
@@ -203,23 +225,68 @@ def conv1d_forward(x, w, *, stride):
     return y, (x, w, stride)
 
 
-def conv1d_backward(dy, cache):
-    """Return dx (B, n) and dw (C, K)."""
+def conv1d_backward(dy: np.ndarray, cache: tuple) -> tuple[np.ndarray, ...]:
+    """Gradients of the encoder.
+
+    Parameters
+    ----------
+    dy : ndarray, shape (B, C, T)
+    cache : tuple
+        From `conv1d_forward`.
+
+    Returns
+    -------
+    dx : ndarray, shape (B, n)
+    dw : ndarray, shape (C, K)
+    """
     x, w, stride = cache
     dx = empty(x.shape, like=x)
     return run_backward(_conv1d_backward_cpu, _conv1d_backward_cuda, dx, [w.shape], (dy, x), (w, stride))
 
 
-def conv_transpose1d_forward(x, w, *, stride):
-    """Decode frames (B, C, T) with waveforms (C, K) into samples (B, (T - 1)*stride + K)."""
+def conv_transpose1d_forward(x: np.ndarray, w: np.ndarray, *, stride: int) -> tuple[np.ndarray, tuple]:
+    """Decode frames into samples.
+
+    Parameters
+    ----------
+    x : ndarray, shape (B, C, T)
+        Frames.
+    w : ndarray, shape (C, K)
+        Waveforms.
+    stride : int
+        Samples from one frame's piece to the next.
+
+    Returns
+    -------
+    y : ndarray, shape (B, n)
+        Samples; n = (T - 1)*stride + K.
+    cache : tuple
+
+    Raises
+    ------
+    ValueError, TypeError
+        Shapes or dtypes that do not fit.
+    """
     B, C, T, K = sizes("B C T K", x=(x, "B C T"), w=(w, "C K"))
     y = empty((B, (T - 1) * stride + K), like=x)
     run(_conv_transpose1d_forward_cpu, _synthesise_cuda, (y,), (x,), (w, stride))
     return y, (x, w, stride)
 
 
-def conv_transpose1d_backward(dy, cache):
-    """Return dx (B, C, T) and dw (C, K)."""
+def conv_transpose1d_backward(dy: np.ndarray, cache: tuple) -> tuple[np.ndarray, ...]:
+    """Gradients of the decoder.
+
+    Parameters
+    ----------
+    dy : ndarray, shape (B, n)
+    cache : tuple
+        From `conv_transpose1d_forward`.
+
+    Returns
+    -------
+    dx : ndarray, shape (B, C, T)
+    dw : ndarray, shape (C, K)
+    """
     x, w, stride = cache
     dx = empty(x.shape, like=x)
     shapes, inputs = [w.shape], (dy, x)

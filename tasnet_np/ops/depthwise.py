@@ -1,12 +1,12 @@
 """Dilated depthwise convolution: every channel looks along time by itself.
 
-This is where a Conv-TasNet block sees its neighbours in time. K taps stand `dilation` frames apart;
-doubling the dilation from block to block lets the receptive field grow with powers of two.
+With this op a frame of a Conv-TasNet block sees its neighbours in time. The K taps stand `dilation` frames apart.
+The dilation doubles from block to block, so the receptive field grows with powers of two.
 
 Shapes:   x (B, C, T),  w (C, K),  b (C,)  ->  y (B, C, T)
 
-Tap k reads `offset(k)` frames away from the frame it writes. `lookahead` says how far the last tap
-looks into the future; the first one then looks (K - 1)*dilation - lookahead frames into the past:
+Tap k reads the frame that is `offset(k)` frames later than the one it writes. The last tap reads `lookahead` frames
+ahead. The first tap then reads (K - 1)*dilation - lookahead frames back:
 
     offset(k) = lookahead - (K - 1 - k)*dilation
 
@@ -21,9 +21,9 @@ Backward: x[c, s] was read for every y[c, t] with t + offset(k) = s, that is, t 
     dw[c, k] = sum_t  dy[c, t] * x[c, t + offset(k)]
     db[c]    = sum_t  dy[c, t]
 
-On a GPU, a block of threads takes a tile of frames of one channel. What its taps reach is the tile and a halo of
-(K - 1)*dilation frames beside it: read once into shared memory, then used K times. dw is summed the other way around,
-over the frames s that are read, so that the backward needs a halo of dy alone:
+On a GPU, a block of threads takes a tile of frames of one channel. Its taps reach the tile and a halo of
+(K - 1)*dilation frames beside it. These frames are read once into shared memory, and used K times. The backward sums
+dw over the frames s that were read, not over the frames t that were written. So it needs a halo of dy, but none of x:
 
     dw[c, k] = sum_s  dy[c, s - offset(k)] * x[c, s]
 """
@@ -36,7 +36,7 @@ from tasnet_np.compute.gpu import THREADS, block_sum, cuda, cuda_kernel, sum_par
 
 
 def _tap(T, K, k, dilation, lookahead):
-    """Where tap k writes and reads: y[first:last] takes x[first + offset : last + offset]."""
+    """first, last, offset: tap k reads x[first + offset : last + offset] for y[first:last]."""
     offset = lookahead - (K - 1 - k) * dilation
     first = min(T, max(0, -offset))
     last = max(first, min(T, T - offset))
@@ -124,7 +124,7 @@ def _depthwise_forward_tiles_cuda(y, x, w, b, dilation, lookahead):
 
 @cuda_kernel
 def _depthwise_backward_tiles_cuda(dx, dw, db, dy, x, w, dilation, lookahead):
-    """dx, and for each tile its part of dw (parts, C, K) and db (parts, C)."""
+    """Makes dx, and for each tile its part of dw (parts, C, K) and of db (parts, C)."""
     T, K = x.shape[2], w.shape[1]
     i, c, sample = cuda.threadIdx.x, cuda.blockIdx.y, cuda.blockIdx.z
     part = sample * cuda.gridDim.x + cuda.blockIdx.x
@@ -184,8 +184,32 @@ def check_reach(K, dilation, lookahead):
         )
 
 
-def depthwise_forward(x, w, b, *, dilation=1, lookahead=0):
-    """Convolve each channel of x (B, C, T) with its own K taps w (C, K), plus b (C,): y (B, C, T)."""
+def depthwise_forward(
+    x: np.ndarray, w: np.ndarray, b: np.ndarray, *, dilation: int = 1, lookahead: int = 0
+) -> tuple[np.ndarray, tuple]:
+    """Convolve each channel with its own taps.
+
+    Parameters
+    ----------
+    x : ndarray, shape (B, C, T)
+    w : ndarray, shape (C, K)
+        Taps; the last one is the latest in time.
+    b : ndarray, shape (C,)
+    dilation : int
+        Frames from one tap to the next.
+    lookahead : int
+        Frames that the last tap reads ahead, from 0 (causal) to (K - 1)*dilation.
+
+    Returns
+    -------
+    y : ndarray, shape (B, C, T)
+    cache : tuple
+
+    Raises
+    ------
+    ValueError, TypeError
+        Shapes or dtypes that do not fit; a setting out of range.
+    """
     (K,) = sizes("K", x=(x, "B C T"), w=(w, "C K"), b=(b, "C"))
     check_reach(K, dilation, lookahead)
     y = empty(x.shape, like=x)
@@ -193,8 +217,21 @@ def depthwise_forward(x, w, b, *, dilation=1, lookahead=0):
     return y, (x, w, dilation, lookahead)
 
 
-def depthwise_backward(dy, cache):
-    """Return dx (B, C, T), dw (C, K) and db (C,)."""
+def depthwise_backward(dy: np.ndarray, cache: tuple) -> tuple[np.ndarray, ...]:
+    """Gradients of the depthwise convolution.
+
+    Parameters
+    ----------
+    dy : ndarray, shape (B, C, T)
+    cache : tuple
+        From `depthwise_forward`.
+
+    Returns
+    -------
+    dx : ndarray, shape (B, C, T)
+    dw : ndarray, shape (C, K)
+    db : ndarray, shape (C,)
+    """
     x, *shared = cache
     w = shared[0]
     dx, shapes = empty(x.shape, like=x), [w.shape, (len(w),)]

@@ -1,7 +1,7 @@
 """Element by element: ReLU, PReLU, sigmoid, softmax over sources, and the joins add and multiply.
 
-PReLU stands twice in every block and once before the masks; sigmoid (or softmax, or ReLU) bounds the
-masks; `add` is the residual and the skip connection; `multiply` puts the masks on the encoded mixture.
+PReLU comes twice in every block and once before the masks. Sigmoid (or softmax, or ReLU) makes the masks.
+`add` is the residual and the skip connection. `multiply` applies the masks to the encoded mixture.
 
 Shapes:   any (B, ...); softmax and multiply take (B, S, C, T), one (C, T) per source
 
@@ -14,12 +14,12 @@ Shapes:   any (B, ...); softmax and multiply take (B, S, C, T), one (C, T) per s
     add       y = a + b                               da = db = dy
     multiply  y_s = a_s * b                           da_s = dy_s * b,   db = sum_s dy_s * a_s
 
-Sigmoid: y' = exp(-x) / (1 + exp(-x))^2 = y (1 - y). Softmax: dy_j/dx_s = y_j (1[j = s] - y_s), and the
-sum of that over j, weighted by the upstream gradient, is the line above.
+Sigmoid: y' = exp(-x) / (1 + exp(-x))^2 = y (1 - y). Softmax: y_j changes with x_s by y_j (1[j = s] - y_s). The sum
+of that over j, weighted by the upstream gradient dy_j, is the line above.
 
-relu and add are single NumPy expressions, which already run at the speed of memory: they have no CPU kernels
-and their public functions call the references. (a + b works on a GPU, too: see compute/gpu.py.) exp is faster
-in NumPy, which has it in vector instructions, than in Numba, which calls it number by number.
+relu and add are single NumPy expressions, which already run at the speed of memory. So they have no CPU kernels:
+their public functions call the references. (a + b works on a GPU, too: see compute/gpu.py.) The sigmoid takes its exp
+from NumPy, which computes it in vector instructions. In Numba it would be a call for each number.
 """
 
 import math
@@ -28,9 +28,18 @@ import numpy as np
 
 from tasnet_np.compute.arrays import by_place, empty, run, run_backward, sizes
 from tasnet_np.compute.cpu import cpu_kernel
-from tasnet_np.compute.gpu import THREADS, block_sum, cuda, cuda_kernel, sum_parts, tiles
-
-BLOCKS = 512  # at most, where a kernel sums over all elements
+from tasnet_np.ops.elementwise_cuda import (
+    multiply_backward_cuda,
+    multiply_forward_cuda,
+    prelu_backward_cuda,
+    prelu_forward_cuda,
+    relu_backward_cuda,
+    relu_forward_cuda,
+    sigmoid_backward_cuda,
+    sigmoid_forward_cuda,
+    softmax_backward_cuda,
+    softmax_forward_cuda,
+)
 
 
 def relu_forward_ref(x):
@@ -106,7 +115,7 @@ def _prelu_backward_cpu(dx, dalpha, dy, x, alpha):
 
 def _sigmoid_forward_cpu(y, x):
     with np.errstate(over="ignore"):  # exp(-x) may be infinite: then y = 0
-        for start in range(0, y.size, 16384):  # a piece that stays in a core's cache
+        for start in range(0, y.size, 16384):  # in pieces that stay in a core's cache
             part = y[start : start + 16384]
             np.negative(x[start : start + 16384], out=part)
             np.exp(part, out=part)
@@ -164,149 +173,6 @@ def _multiply_backward_cpu(da, db, dy, a, b):
             db[i] += upstream[i] * mask[i]
 
 
-@cuda_kernel
-def _relu_forward_elements_cuda(y, x):
-    i = cuda.grid(1)
-    if i < x.size:
-        y[i] = max(x[i], x.dtype.type(0))
-
-
-@cuda_kernel
-def _relu_backward_elements_cuda(dx, dy, x):
-    i = cuda.grid(1)
-    if i < x.size:
-        dx[i] = dy[i] if x[i] > 0 else x.dtype.type(0)
-
-
-@cuda_kernel
-def _prelu_forward_elements_cuda(y, x, alpha):
-    i = cuda.grid(1)
-    if i < x.size:
-        y[i] = x[i] if x[i] > 0 else alpha[0] * x[i]
-
-
-@cuda_kernel
-def _prelu_backward_blocks_cuda(dx, dalpha, dy, x, alpha):
-    """dx, and each block's part of dalpha (blocks,)."""
-    scratch = cuda.shared.array(THREADS, np.float64)
-    slope, total = alpha[0], 0.0
-    for i in range(cuda.grid(1), x.size, cuda.gridsize(1)):
-        if x[i] > 0:
-            dx[i] = dy[i]
-        else:
-            dx[i] = slope * dy[i]
-            total += np.float64(dy[i]) * np.float64(x[i])
-    total = block_sum(total, scratch)
-    if cuda.threadIdx.x == 0:
-        dalpha[cuda.blockIdx.x] = total
-
-
-@cuda_kernel
-def _sigmoid_forward_cuda(y, x):
-    i = cuda.grid(1)
-    if i < x.size:
-        one = x.dtype.type(1)
-        small = x.dtype.type(math.exp(-abs(x[i])))  # in (0, 1]: never overflows
-        y[i] = (one if x[i] >= 0 else small) / (one + small)
-
-
-@cuda_kernel
-def _sigmoid_backward_cuda(dx, dy, y):
-    i = cuda.grid(1)
-    if i < y.size:
-        dx[i] = dy[i] * y[i] * (y.dtype.type(1) - y[i])
-
-
-@cuda_kernel
-def _softmax_forward_cuda(y, x):
-    i, b = cuda.grid(1), cuda.blockIdx.y
-    S, n = x.shape[1], x.shape[2]
-    if i < n:
-        largest = x[b, 0, i]
-        for s in range(1, S):
-            largest = max(largest, x[b, s, i])
-        total = y.dtype.type(0)
-        for s in range(S):
-            y[b, s, i] = math.exp(x[b, s, i] - largest)
-            total += y[b, s, i]
-        for s in range(S):
-            y[b, s, i] /= total
-
-
-@cuda_kernel
-def _softmax_backward_cuda(dx, dy, y):
-    i, b = cuda.grid(1), cuda.blockIdx.y
-    S, n = y.shape[1], y.shape[2]
-    if i < n:
-        total = y.dtype.type(0)
-        for s in range(S):
-            total += dy[b, s, i] * y[b, s, i]
-        for s in range(S):
-            dx[b, s, i] = y[b, s, i] * (dy[b, s, i] - total)
-
-
-@cuda_kernel
-def _multiply_forward_cuda(y, a, b):
-    i, sample = cuda.grid(1), cuda.blockIdx.y
-    if i < b.shape[1]:
-        for s in range(a.shape[1]):
-            y[sample, s, i] = a[sample, s, i] * b[sample, i]
-
-
-@cuda_kernel
-def _multiply_backward_cuda(da, db, dy, a, b):
-    i, sample = cuda.grid(1), cuda.blockIdx.y
-    if i < b.shape[1]:
-        total = b.dtype.type(0)
-        for s in range(a.shape[1]):
-            da[sample, s, i] = dy[sample, s, i] * b[sample, i]
-            total += dy[sample, s, i] * a[sample, s, i]
-        db[sample, i] = total
-
-
-def _each_element(kernel):
-    """A launch of the kernel with a thread for every element of arrays of one shape."""
-
-    def launch(*arrays):
-        kernel[tiles(arrays[0].size), THREADS](*(array.reshape(-1) for array in arrays))
-
-    return launch
-
-
-def _each_entry(kernel):
-    """A launch with a thread for every entry of a source, which takes all sources: (B, S, size) or (B, size)."""
-
-    def launch(*arrays):
-        B, _, size = arrays[0].shape
-        kernel[(tiles(size), B), THREADS](*arrays)
-
-    return launch
-
-
-def _prelu_forward_cuda(y, x, alpha):
-    _prelu_forward_elements_cuda[tiles(x.size), THREADS](y.reshape(-1), x.reshape(-1), alpha)
-
-
-def _prelu_backward_cuda(dx, dalpha, dy, x, alpha):
-    blocks = min(BLOCKS, tiles(x.size))
-    parts = empty((blocks,), like=x, dtype=np.float64)
-    flat = (array.reshape(-1) for array in (dy, x))
-    _prelu_backward_blocks_cuda[blocks, THREADS](dx.reshape(-1), parts, *flat, alpha)
-    sum_parts(dalpha, parts)
-
-
-def _relu_forward_cuda(x):
-    y = empty(x.shape, like=x)
-    _each_element(_relu_forward_elements_cuda)(y, x)
-    return y
-
-
-def _relu_backward_cuda(dy, x):
-    dx = empty(x.shape, like=x)
-    _each_element(_relu_backward_elements_cuda)(dx, dy, x)
-    return (dx,)
-
-
 def _flat(x):
     """One row per sample: (B, size)."""
     return x.reshape(len(x), -1)
@@ -317,92 +183,252 @@ def _per_source(x):
     return x.reshape(*x.shape[:2], -1)
 
 
-def relu_forward(x):
-    """max(x, 0), any shape."""
-    return by_place(x, relu_forward_ref, _relu_forward_cuda)(x), (x,)
+def relu_forward(x: np.ndarray) -> tuple[np.ndarray, tuple]:
+    """max(x, 0).
+
+    Parameters
+    ----------
+    x : ndarray, any shape
+
+    Returns
+    -------
+    y : ndarray, shape of x
+    cache : tuple
+    """
+    return by_place(x, relu_forward_ref, relu_forward_cuda)(x), (x,)
 
 
-def relu_backward(dy, cache):
-    """Return (dx,)."""
+def relu_backward(dy: np.ndarray, cache: tuple) -> tuple[np.ndarray, ...]:
+    """Gradient of ReLU.
+
+    Parameters
+    ----------
+    dy : ndarray, shape of the forward's x
+    cache : tuple
+        From `relu_forward`.
+
+    Returns
+    -------
+    dx : ndarray, of the same shape
+    """
     (x,) = cache
-    return by_place(x, relu_backward_ref, _relu_backward_cuda)(dy, x)
+    return by_place(x, relu_backward_ref, relu_backward_cuda)(dy, x)
 
 
-def prelu_forward(x, alpha):
-    """x where positive, alpha * x elsewhere; x (B, ...), one learned slope alpha (1,)."""
+def prelu_forward(x: np.ndarray, alpha: np.ndarray) -> tuple[np.ndarray, tuple]:
+    """x where x > 0, else alpha * x.
+
+    Parameters
+    ----------
+    x : ndarray, shape (B, ...)
+    alpha : ndarray, shape (1,)
+        The learned slope.
+
+    Returns
+    -------
+    y : ndarray, shape of x
+    cache : tuple
+
+    Raises
+    ------
+    ValueError, TypeError
+        Shapes or dtypes that do not fit.
+    """
     sizes("", x=(x.reshape(-1), "n"), alpha=(alpha, "1"))
     y = empty(x.shape, like=x)
-    run(_prelu_forward_cpu, _prelu_forward_cuda, (_flat(y),), (_flat(x),), (alpha,))
+    run(_prelu_forward_cpu, prelu_forward_cuda, (_flat(y),), (_flat(x),), (alpha,))
     return y, (x, alpha)
 
 
-def prelu_backward(dy, cache):
-    """Return dx (B, ...) and dalpha (1,)."""
+def prelu_backward(dy: np.ndarray, cache: tuple) -> tuple[np.ndarray, ...]:
+    """Gradients of PReLU.
+
+    Parameters
+    ----------
+    dy : ndarray, shape (B, ...)
+    cache : tuple
+        From `prelu_forward`.
+
+    Returns
+    -------
+    dx : ndarray, shape (B, ...)
+    dalpha : ndarray, shape (1,)
+    """
     x, alpha = cache
     dx = empty(x.shape, like=x)
     inputs = _flat(dy), _flat(x)
-    _, dalpha = run_backward(_prelu_backward_cpu, _prelu_backward_cuda, _flat(dx), [(1,)], inputs, (alpha,))
+    _, dalpha = run_backward(_prelu_backward_cpu, prelu_backward_cuda, _flat(dx), [(1,)], inputs, (alpha,))
     return dx, dalpha
 
 
-def sigmoid_forward(x):
-    """1 / (1 + exp(-x)); x (B, ...)."""
+def sigmoid_forward(x: np.ndarray) -> tuple[np.ndarray, tuple]:
+    """1 / (1 + exp(-x)).
+
+    Parameters
+    ----------
+    x : ndarray, shape (B, ...)
+
+    Returns
+    -------
+    y : ndarray, shape of x
+    cache : tuple
+
+    Raises
+    ------
+    ValueError, TypeError
+        An empty array; a dtype other than float32 and float64.
+    """
     sizes("", x=(x.reshape(-1), "n"))
     y = empty(x.shape, like=x)
-    run(_sigmoid_forward_cpu, _each_element(_sigmoid_forward_cuda), (_flat(y),), (_flat(x),))
+    run(_sigmoid_forward_cpu, sigmoid_forward_cuda, (_flat(y),), (_flat(x),))
     return y, (y,)
 
 
-def sigmoid_backward(dy, cache):
-    """Return (dx,)."""
+def sigmoid_backward(dy: np.ndarray, cache: tuple) -> tuple[np.ndarray, ...]:
+    """Gradient of the sigmoid.
+
+    Parameters
+    ----------
+    dy : ndarray, shape (B, ...)
+    cache : tuple
+        From `sigmoid_forward`.
+
+    Returns
+    -------
+    dx : ndarray, shape (B, ...)
+    """
     (y,) = cache
     dx = empty(y.shape, like=y)
-    run(_sigmoid_backward_cpu, _each_element(_sigmoid_backward_cuda), (_flat(dx),), (_flat(dy), _flat(y)))
+    run(_sigmoid_backward_cpu, sigmoid_backward_cuda, (_flat(dx),), (_flat(dy), _flat(y)))
     return (dx,)
 
 
-def softmax_forward(x):
-    """Softmax over the sources (axis 1) of x (B, S, C, T): at every entry the masks sum to one."""
+def softmax_forward(x: np.ndarray) -> tuple[np.ndarray, tuple]:
+    """Softmax over the sources: at every entry the masks sum to one.
+
+    Parameters
+    ----------
+    x : ndarray, shape (B, S, C, T)
+        S is the number of sources.
+
+    Returns
+    -------
+    y : ndarray, shape of x
+    cache : tuple
+
+    Raises
+    ------
+    ValueError, TypeError
+        Shapes or dtypes that do not fit.
+    """
     sizes("", x=(x, "B S C T"))
     y = empty(x.shape, like=x)
-    run(_softmax_forward_cpu, _each_entry(_softmax_forward_cuda), (_per_source(y),), (_per_source(x),))
+    run(_softmax_forward_cpu, softmax_forward_cuda, (_per_source(y),), (_per_source(x),))
     return y, (y,)
 
 
-def softmax_backward(dy, cache):
-    """Return (dx,), of shape (B, S, C, T)."""
+def softmax_backward(dy: np.ndarray, cache: tuple) -> tuple[np.ndarray, ...]:
+    """Gradient of the softmax.
+
+    Parameters
+    ----------
+    dy : ndarray, shape (B, S, C, T)
+    cache : tuple
+        From `softmax_forward`.
+
+    Returns
+    -------
+    dx : ndarray, shape (B, S, C, T)
+    """
     (y,) = cache
     dx = empty(y.shape, like=y)
     inputs = _per_source(dy), _per_source(y)
-    run(_softmax_backward_cpu, _each_entry(_softmax_backward_cuda), (_per_source(dx),), inputs)
+    run(_softmax_backward_cpu, softmax_backward_cuda, (_per_source(dx),), inputs)
     return (dx,)
 
 
-def add_forward(a, b):
-    """a + b, of one shape."""
+def add_forward(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, tuple]:
+    """a + b.
+
+    Parameters
+    ----------
+    a, b : ndarray, of one shape
+
+    Returns
+    -------
+    y : ndarray, of the same shape
+    cache : tuple
+
+    Raises
+    ------
+    ValueError
+        Two different shapes.
+    """
     if a.shape != b.shape:
         raise ValueError(f"a {a.shape} and b {b.shape} must have one shape")
     return add_forward_ref(a, b), ()
 
 
-def add_backward(dy, cache):
-    """Return da and db: both are dy itself."""
+def add_backward(dy: np.ndarray, cache: tuple) -> tuple[np.ndarray, ...]:
+    """Gradients of the sum.
+
+    Parameters
+    ----------
+    dy : ndarray, shape of both terms
+    cache : tuple
+        From `add_forward`.
+
+    Returns
+    -------
+    da, db : ndarray, of the same shape
+        Both are dy itself, not a copy.
+    """
     return dy, dy
 
 
-def multiply_forward(a, b):
-    """Masks a (B, S, C, T) on b (B, C, T): y (B, S, C, T)."""
+def multiply_forward(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, tuple]:
+    """Apply the mask of each source to the frames.
+
+    Parameters
+    ----------
+    a : ndarray, shape (B, S, C, T)
+        Masks.
+    b : ndarray, shape (B, C, T)
+        Frames.
+
+    Returns
+    -------
+    y : ndarray, shape (B, S, C, T)
+    cache : tuple
+
+    Raises
+    ------
+    ValueError, TypeError
+        Shapes or dtypes that do not fit.
+    """
     sizes("", a=(a, "B S C T"), b=(b, "B C T"))
     y = empty(a.shape, like=a)
     inputs = _per_source(a), _flat(b)
-    run(_multiply_forward_cpu, _each_entry(_multiply_forward_cuda), (_per_source(y),), inputs)
+    run(_multiply_forward_cpu, multiply_forward_cuda, (_per_source(y),), inputs)
     return y, (a, b)
 
 
-def multiply_backward(dy, cache):
-    """Return da (B, S, C, T) and db (B, C, T)."""
+def multiply_backward(dy: np.ndarray, cache: tuple) -> tuple[np.ndarray, ...]:
+    """Gradients of the masked frames.
+
+    Parameters
+    ----------
+    dy : ndarray, shape (B, S, C, T)
+    cache : tuple
+        From `multiply_forward`.
+
+    Returns
+    -------
+    da : ndarray, shape (B, S, C, T)
+    db : ndarray, shape (B, C, T)
+    """
     a, b = cache
     da, db = empty(a.shape, like=a), empty(b.shape, like=b)
     outputs, inputs = (_per_source(da), _flat(db)), (_per_source(dy), _per_source(a), _flat(b))
-    run(_multiply_backward_cpu, _each_entry(_multiply_backward_cuda), outputs, inputs)
+    run(_multiply_backward_cpu, multiply_backward_cuda, outputs, inputs)
     return da, db

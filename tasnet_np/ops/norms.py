@@ -1,7 +1,7 @@
 """Layer norms: global (gLN), cumulative (the paper's cLN) and per-frame channel layer norm.
 
-All three subtract a mean, divide by a standard deviation, then scale and shift each channel with two
-learned numbers. They differ in which entries the mean and the variance are taken over:
+All three subtract a mean and divide by a standard deviation. Then they scale and shift each channel with two
+learned numbers. They differ in the set of entries over which the mean and the variance are taken:
 
     global_layer_norm       all channels, all frames          gLN, Eq. 9-11 of the paper; not causal
     cumulative_layer_norm   all channels, frames 0..t         cLN, Eq. 12-14; causal
@@ -12,16 +12,16 @@ Shapes:   x (B, C, T),  gamma (C,),  beta (C,)  ->  y (B, C, T)
 Forward:  xhat[c, t] = (x[c, t] - m) * r,      r = 1 / sqrt(v + eps)
           y[c, t]    = gamma[c] * xhat[c, t] + beta[c]
 
-where m and v are the mean and variance of the set that frame t belongs to. eps = 1e-8 stands inside
-the root, so digital silence (v = 0) gives r = 1e4: finite forward and backward. Sums are in float64,
-and v is clamped at 0.
+where m and v are the mean and the variance of the set that frame t belongs to. eps = 1e-8 is inside
+the root. So digital silence (v = 0) gives r = 1e4, and all values stay finite, forward and backward. Sums are in
+float64, and v is clamped at 0.
 
 Backward: with g[c, t] = gamma[c] * dy[c, t], the gradient of xhat,
 
     dgamma[c] = sum_t dy[c, t] * xhat[c, t]        dbeta[c] = sum_t dy[c, t]
 
-Global and per frame.  x reaches y directly, through m and through v. Over a set of n entries, with
-dv = -1/2 r^2 * sum(g * xhat)  and  v's own dependence on x,  dv/dx = 2 (x - m) / n = 2 xhat / (r n),
+Global and per frame. An entry x changes y in three ways: directly, through m and through v. For a set of n entries
+the gradient of v is  dv = -1/2 r^2 * sum(g * xhat),  and v changes with x by  2 (x - m) / n = 2 xhat / (r n). Together:
 
     dx = r * (g - mean(g) - xhat * mean(g * xhat))
 
@@ -34,13 +34,13 @@ Cumulative.  Let S and Q be the running sums of x and x^2 up to frame t, over n 
     dQ[t] = dv / n
     dS[t] = dm / n
 
-Frame t's entries are part of S and Q of every LATER frame as well, so their gradient needs a sum over
-the future: what was a cumulative sum forward is a reverse cumulative sum backward,
+The entries of frame t are in S and Q of every LATER frame, too. So their gradient needs a sum over the future.
+The cumulative sum of the forward pass becomes a reverse cumulative sum in the backward pass:
 
     A[t] = sum_{k >= t} dS[k],      D[t] = sum_{k >= t} dQ[k]
     dx[c, t] = g * r[t]  +  A[t]  +  2 x[c, t] D[t]
 
-The kernels of the GPU are in norms_cuda.py: one set for all three norms.
+The GPU's kernels are in norms_cuda.py. One set of them makes all three norms.
 """
 
 import math
@@ -117,7 +117,7 @@ def cumulative_layer_norm_backward_ref(dy, x, gamma, beta, *, eps=EPS):
     return dx.astype(x.dtype), dgamma.astype(x.dtype), dbeta
 
 
-# Global layer norm: one mean and one deviation for the whole sample, the same in all entries of m and r.
+# Global layer norm: one mean and one deviation for the whole sample. They stand in all entries of m and r.
 
 
 @cpu_kernel
@@ -168,7 +168,7 @@ def _global_layer_norm_backward_cpu(dx, dgamma, dbeta, dy, x, statistics, gamma)
             out[t] = r * (scale * upstream[t] - mean_g - (row[t] - m) * r * mean_gx)
 
 
-# Cumulative and per-frame norm: a mean and a deviation for every frame, m[t] and r[t].
+# Cumulative and per-frame norm: every frame has a mean and a deviation of its own, m[t] and r[t].
 
 
 @cpu_kernel
@@ -222,7 +222,7 @@ def _cumulative_layer_norm_backward_cpu(dx, dgamma, dbeta, dy, x, statistics, ga
         dm = -r[t] * sum_g[t] - 2 * m[t] * dv
         A += dm / n
         D += dv / n
-        sum_g[t] = A
+        sum_g[t] = A  # the two arrays are free now: they take A and 2 D
         sum_gx[t] = 2 * D
     for c in range(C):
         row, upstream, out, scale = x[c], dy[c], dx[c], gamma[c]
@@ -277,7 +277,7 @@ def _channel_layer_norm_backward_cpu(dx, dgamma, dbeta, dy, x, statistics, gamma
             out[t] = r[t] * (scale * upstream[t] - mean_g[t] - xhat * mean_gx[t])
 
 
-# The public pairs. The three norms share all but their kernel on the CPU and their code on the GPU.
+# The public pairs. The norms differ in the kernel on the CPU, and in the norm's number (GLOBAL, ...) on the GPU.
 
 
 def _forward(x, gamma, beta, eps, kernel, norm):
@@ -294,31 +294,130 @@ def _backward(dy, cache, kernel, norm):
     return run_backward(kernel, partial(layer_norm_backward_cuda, norm), dx, shapes, inputs, (gamma,))
 
 
-def global_layer_norm_forward(x, gamma, beta, *, eps=EPS):
-    """Normalise x (B, C, T) over all channels and frames (gLN, Eq. 9-11): y (B, C, T)."""
+def global_layer_norm_forward(
+    x: np.ndarray, gamma: np.ndarray, beta: np.ndarray, *, eps: float = EPS
+) -> tuple[np.ndarray, tuple]:
+    """Normalise each example over all its channels and frames (gLN, Eq. 9-11 of arXiv 1809.07454).
+
+    Parameters
+    ----------
+    x : ndarray, shape (B, C, T)
+    gamma, beta : ndarray, shape (C,)
+        Scale and shift.
+    eps : float
+        Added to the variance.
+
+    Returns
+    -------
+    y : ndarray, shape (B, C, T)
+    cache : tuple
+
+    Raises
+    ------
+    ValueError, TypeError
+        Shapes or dtypes that do not fit.
+    """
     return _forward(x, gamma, beta, eps, _global_layer_norm_forward_cpu, GLOBAL)
 
 
-def global_layer_norm_backward(dy, cache):
-    """Return dx (B, C, T), dgamma (C,) and dbeta (C,)."""
+def global_layer_norm_backward(dy: np.ndarray, cache: tuple) -> tuple[np.ndarray, ...]:
+    """Gradients of the global layer norm.
+
+    Parameters
+    ----------
+    dy : ndarray, shape (B, C, T)
+    cache : tuple
+        From `global_layer_norm_forward`.
+
+    Returns
+    -------
+    dx : ndarray, shape (B, C, T)
+    dgamma, dbeta : ndarray, shape (C,)
+    """
     return _backward(dy, cache, _global_layer_norm_backward_cpu, GLOBAL)
 
 
-def cumulative_layer_norm_forward(x, gamma, beta, *, eps=EPS):
-    """Normalise frame t of x (B, C, T) over frames 0..t (cLN, Eq. 12-14): y (B, C, T)."""
+def cumulative_layer_norm_forward(
+    x: np.ndarray, gamma: np.ndarray, beta: np.ndarray, *, eps: float = EPS
+) -> tuple[np.ndarray, tuple]:
+    """Normalise each frame t over all channels of frames 0..t (cLN, Eq. 12-14 of arXiv 1809.07454).
+
+    Parameters
+    ----------
+    x : ndarray, shape (B, C, T)
+    gamma, beta : ndarray, shape (C,)
+        Scale and shift.
+    eps : float
+        Added to the variance.
+
+    Returns
+    -------
+    y : ndarray, shape (B, C, T)
+    cache : tuple
+
+    Raises
+    ------
+    ValueError, TypeError
+        Shapes or dtypes that do not fit.
+    """
     return _forward(x, gamma, beta, eps, _cumulative_layer_norm_forward_cpu, CUMULATIVE)
 
 
-def cumulative_layer_norm_backward(dy, cache):
-    """Return dx (B, C, T), dgamma (C,) and dbeta (C,)."""
+def cumulative_layer_norm_backward(dy: np.ndarray, cache: tuple) -> tuple[np.ndarray, ...]:
+    """Gradients of the cumulative layer norm.
+
+    Parameters
+    ----------
+    dy : ndarray, shape (B, C, T)
+    cache : tuple
+        From `cumulative_layer_norm_forward`.
+
+    Returns
+    -------
+    dx : ndarray, shape (B, C, T)
+    dgamma, dbeta : ndarray, shape (C,)
+    """
     return _backward(dy, cache, _cumulative_layer_norm_backward_cpu, CUMULATIVE)
 
 
-def channel_layer_norm_forward(x, gamma, beta, *, eps=EPS):
-    """Normalise each frame of x (B, C, T) over its channels alone: y (B, C, T)."""
+def channel_layer_norm_forward(
+    x: np.ndarray, gamma: np.ndarray, beta: np.ndarray, *, eps: float = EPS
+) -> tuple[np.ndarray, tuple]:
+    """Normalise each frame over its own channels alone.
+
+    Parameters
+    ----------
+    x : ndarray, shape (B, C, T)
+    gamma, beta : ndarray, shape (C,)
+        Scale and shift.
+    eps : float
+        Added to the variance.
+
+    Returns
+    -------
+    y : ndarray, shape (B, C, T)
+    cache : tuple
+
+    Raises
+    ------
+    ValueError, TypeError
+        Shapes or dtypes that do not fit.
+    """
     return _forward(x, gamma, beta, eps, _channel_layer_norm_forward_cpu, CHANNEL)
 
 
-def channel_layer_norm_backward(dy, cache):
-    """Return dx (B, C, T), dgamma (C,) and dbeta (C,)."""
+def channel_layer_norm_backward(dy: np.ndarray, cache: tuple) -> tuple[np.ndarray, ...]:
+    """Gradients of the per-frame layer norm.
+
+    Parameters
+    ----------
+    dy : ndarray, shape (B, C, T)
+    cache : tuple
+        From `channel_layer_norm_forward`.
+
+    Returns
+    -------
+    dx : ndarray, shape (B, C, T)
+    dgamma, dbeta : ndarray, shape (C,)
+    """
     return _backward(dy, cache, _channel_layer_norm_backward_cpu, CHANNEL)

@@ -1,12 +1,12 @@
 """The norms' kernels on the GPU. norms.py has the formulas; the letters are the same here.
 
-One set of kernels does all three norms, as any of them is a mean m[t] and a factor r[t] for each frame. First,
-blocks of threads sum over groups of channels. A running sum over T frames is a parallel scan in two steps: each
-block scans a tile of frames, in log2(THREADS) rounds, and writes the tile's total; then each block adds the totals
-of the tiles before its own. Read backwards in time, the same scan gives A and 2 D. For the other two norms the
-totals of all tiles, or no other frame at all, take the place of the tiles before.
+One set of kernels makes all three norms, because each of them gives a frame t a mean m[t] and a factor r[t].
+First, blocks of threads sum over groups of channels. These sums are the `parts`: their first axis is the group.
 
-Parts have a group of channels as their first axis.
+The cumulative norm then needs a running sum over T frames. That is a parallel scan in two steps. First, each block
+scans a tile of frames in log2(THREADS) rounds, and writes the tile's total. Then each block adds the totals of the
+tiles before its own. The same scan, backwards in time, gives A and 2 D. The global norm adds the totals of all tiles
+instead. The per-frame norm adds nothing.
 """
 
 import math
@@ -17,7 +17,7 @@ from tasnet_np.compute.arrays import empty
 from tasnet_np.compute.gpu import THREADS, block_sum, cuda, cuda_function, cuda_kernel, sum_parts, tiles
 from tasnet_np.ops.frame_statistics import CHANNEL, CUMULATIVE, GLOBAL, Spread, Sums
 
-CHANNELS = 16  # that a block of threads sums over
+CHANNELS = 16  # channels that a block of threads sums over
 
 
 @cuda_kernel
@@ -37,7 +37,7 @@ def _frame_sums_cuda(sums, x):
 
 @cuda_function
 def _scan(values, i):
-    """values[i] <- values[0] + ... + values[i], in shared memory: after each round, of twice as many."""
+    """values[i] <- values[0] + ... + values[i], in shared memory. Each round doubles the number of terms."""
     reach = 1
     while reach < THREADS:
         before = 0.0
@@ -51,7 +51,7 @@ def _scan(values, i):
 
 @cuda_kernel
 def _scan_forward_cuda(sums, totals, parts, norm):
-    """Running sums within each tile of frames (B, T), and the tile's totals (2, B, tiles); parts are Sums, too."""
+    """Running sums within each tile of frames, (B, T), and the tile's totals (2, B, tiles), from Sums in parts."""
     s_tile = cuda.shared.array(THREADS, np.float64)
     q_tile = cuda.shared.array(THREADS, np.float64)
     i, tile, b = cuda.threadIdx.x, cuda.blockIdx.x, cuda.blockIdx.y
@@ -77,7 +77,7 @@ def _scan_forward_cuda(sums, totals, parts, norm):
 
 @cuda_kernel
 def _statistics_forward_cuda(statistics, sums, totals, C, norm, eps):
-    """Mean m and factor r = 1 / sqrt(v + eps) for every frame, over the frames its norm looks at."""
+    """Mean m and factor r = 1 / sqrt(v + eps) of every frame, over the frames that its norm sees."""
     scratch = cuda.shared.array(THREADS, np.float64)
     i, tile, b = cuda.threadIdx.x, cuda.blockIdx.x, cuda.blockIdx.y
     t, T = tile * THREADS + i, statistics.m.shape[1]
@@ -111,8 +111,10 @@ def _normalise_cuda(y, statistics, x, gamma, beta):
 
 @cuda_kernel
 def _norm_backward_sums_cuda(sums, dgamma, dbeta, dy, x, statistics, gamma):
-    """For every frame the sums of g r and g r xhat over a group of channels: (groups, B, T); and for
-    every channel its sums over a tile of frames: dgamma, dbeta (B * tiles, C)."""
+    """The sums of g r and g r xhat over a group of channels, for every frame: (groups, B, T).
+
+    Also the parts of dgamma and dbeta, for every tile of frames: (B * tiles, C).
+    """
     m, r = statistics
     scratch = cuda.shared.array(THREADS, np.float64)
     i, group, b = cuda.threadIdx.x, cuda.blockIdx.y, cuda.blockIdx.z
@@ -140,7 +142,7 @@ def _norm_backward_sums_cuda(sums, dgamma, dbeta, dy, x, statistics, gamma):
 def _scan_backward_cuda(spread, totals, parts, statistics, C, norm):
     """Sums of dm / n and 2 dv / n from each frame to the end of its tile, and the tile's totals (2, B, tiles).
 
-    Frame T - 1 comes first here: a tile's first thread has its last frame.
+    The frames are counted from the last one, T - 1: a tile's first thread has the tile's last frame.
     """
     a_tile = cuda.shared.array(THREADS, np.float64)
     d_tile = cuda.shared.array(THREADS, np.float64)
@@ -172,7 +174,11 @@ def _scan_backward_cuda(spread, totals, parts, statistics, C, norm):
 
 @cuda_kernel
 def _statistics_backward_cuda(spread, of_tiles, totals, norm):
-    """Add to each frame's sums those of the later tiles (cumulative), or of all tiles instead (global)."""
+    """A and D of every frame.
+
+    The cumulative norm adds the totals of the later tiles to `of_tiles`, the sums within a tile. The global norm takes
+    the totals of all tiles instead.
+    """
     scratch = cuda.shared.array(THREADS, np.float64)
     i, tile, b = cuda.threadIdx.x, cuda.blockIdx.x, cuda.blockIdx.y
     (A, D), T = of_tiles, spread.A.shape[1]
@@ -204,13 +210,13 @@ def _norm_backward_cuda(dx, dy, x, r, spread, gamma):
 
 
 def parts_of_sums(parts, statistics):
-    """Room for parts of the sums of every frame: Sums of (parts, B, T) on the GPU."""
+    """New Sums of shape (parts, B, T) on the GPU, with unknown contents."""
     shape = (parts, *statistics.m.shape)
     return Sums(*(empty(shape, like=statistics.m, dtype=np.float64) for _ in range(2)))
 
 
 def statistics_forward_cuda(statistics, parts, C, norm, eps):
-    """m and r (B, T) of each frame from the sums of x and x^2 over C channels, in parts (parts, B, T)."""
+    """m and r (B, T) from the sums of x and x^2 over C channels, which come in parts (parts, B, T)."""
     m = statistics.m
     B, T = m.shape
     s, q, totals = (empty(shape, like=m, dtype=np.float64) for shape in ((B, T), (B, T), (2, B, tiles(T))))
@@ -220,7 +226,7 @@ def statistics_forward_cuda(statistics, parts, C, norm, eps):
 
 
 def statistics_backward_cuda(spread, parts, statistics, C, norm):
-    """A and D (B, T), the gradient g + A + x D of a norm's input, from the sums of g and g xhat over the channels."""
+    """A and D (B, T) from the sums of g and g xhat over the channels. The norm's input has the gradient g + A + x D."""
     m = statistics.m
     B, T = m.shape
     A, D, totals = (empty(shape, like=m, dtype=np.float64) for shape in ((B, T), (B, T), (2, B, tiles(T))))

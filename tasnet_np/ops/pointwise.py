@@ -1,22 +1,22 @@
 """1x1 convolution: mixes channels, frame by frame. Nearly all of Conv-TasNet's arithmetic is here.
 
-At every frame the C channels are multiplied by the same matrix: the bottleneck, both ends of every
+The C channels of every frame are multiplied by the same matrix. The bottleneck, both ends of every
 block (expand, residual and skip) and the layer that makes the masks are this op.
 
 Shapes:   x (B, C, T),  w (O, C),  b (O,)  ->  y (B, O, T)
 
 Forward:  y[o, t] = b[o] + sum_c  w[o, c] * x[c, t]           that is,  y = w x + b
 
-Backward: each product goes back to its two factors:
+Backward: dy goes back to the two factors of each product:
 
     dx[c, t] = sum_o  w[o, c] * dy[o, t]                       dx = w^T dy
     dw[o, c] = sum_t  dy[o, t] * x[c, t]                       dw = dy x^T, summed over the batch
     db[o]    = sum_t  dy[o, t]
 
-A matrix product is what BLAS, which NumPy calls, does best on a CPU: there are no Numba kernels here;
-the functions that take their place call BLAS for one sample. On a GPU all three products are our own, the tiled
-one of gpu_product.py: below is only where their entries come from and where the results go. db is summed on the way, as
-the rows of dy pass by.
+On a CPU nothing is faster for a matrix product than BLAS, which NumPy calls. So there are no Numba kernels here: the
+functions in their place call BLAS for one sample. On a GPU all three products are the tiled one of gpu_product.py. The
+code below says only where their entries come from and where the results go. db is summed while dw is made, as that
+product reads every entry of dy.
 """
 
 import numpy as np
@@ -82,7 +82,7 @@ def _pointwise_backward_cuda(dx, dw, db, dy, x, w):
 
 
 def weight_gradient_cuda(dw, db, dy, x):
-    """dw = dy x^T and db = sum dy, over all examples and frames: parts first, then their sums."""
+    """dw = dy x^T and db = sum dy, over all examples and frames. Parts are made first, then added up."""
     (B, C, T), O = x.shape, dy.shape[1]
     pieces = pieces_of(T)
     dw_parts, db_parts = empty((B * pieces, O, C), like=x), empty((B * pieces, O), like=x)
@@ -91,16 +91,46 @@ def weight_gradient_cuda(dw, db, dy, x):
     sum_parts(db, db_parts)
 
 
-def pointwise_forward(x, w, b):
-    """Multiply every frame of x (B, C, T) by w (O, C) and add b (O,): y (B, O, T)."""
+def pointwise_forward(x: np.ndarray, w: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, tuple]:
+    """Multiply every frame by a matrix, and add a bias.
+
+    Parameters
+    ----------
+    x : ndarray, shape (B, C, T)
+    w : ndarray, shape (O, C)
+    b : ndarray, shape (O,)
+
+    Returns
+    -------
+    y : ndarray, shape (B, O, T)
+    cache : tuple
+
+    Raises
+    ------
+    ValueError, TypeError
+        Shapes or dtypes that do not fit.
+    """
     B, O, T = sizes("B O T", x=(x, "B C T"), w=(w, "O C"), b=(b, "O"))
     y = empty((B, O, T), like=x)
     run(_pointwise_forward_cpu, _pointwise_forward_cuda, (y,), (x,), (w, b))
     return y, (x, w)
 
 
-def pointwise_backward(dy, cache):
-    """Return dx (B, C, T), dw (O, C) and db (O,)."""
+def pointwise_backward(dy: np.ndarray, cache: tuple) -> tuple[np.ndarray, ...]:
+    """Gradients of the 1x1 convolution.
+
+    Parameters
+    ----------
+    dy : ndarray, shape (B, O, T)
+    cache : tuple
+        From `pointwise_forward`.
+
+    Returns
+    -------
+    dx : ndarray, shape (B, C, T)
+    dw : ndarray, shape (O, C)
+    db : ndarray, shape (O,)
+    """
     x, w = cache
     dx, shapes = empty(x.shape, like=x), [w.shape, (len(w),)]
     return run_backward(_pointwise_backward_cpu, _pointwise_backward_cuda, dx, shapes, (dy, x), (w,))

@@ -1,17 +1,18 @@
 """Scale-invariant signal-to-noise ratio: what Conv-TasNet is trained to raise (Eq. 15 of the paper).
 
-How much of the estimate points along the target, against how much does not? Both have their mean
-removed first. With  p  the projection of the estimate e on the target s,
+It compares two parts of the estimate: the part that points along the target, and the rest. The mean is removed from
+both signals first. Let p be the projection of the estimate e on the target s:
 
     SI-SNR = 10 log10( |p|^2 / |e - p|^2 ),        p = (<e, s> / <s, s>) s
 
-Neither the level of e nor that of s matters: only the angle between them does. We make that plain by
-dividing both energies by |e|^2. With rho the cosine of the angle, |p|^2 = rho^2 |e|^2, and
+The levels of e and s do not matter. Only the angle between them does. Dividing both energies by |e|^2 shows that:
+with rho the cosine of the angle, |p|^2 = rho^2 |e|^2, and
 
     y = 10 log10( (rho^2 + eps) / (1 - rho^2 + eps) )
 
-eps = 1e-8 bounds y to +-80 dB, at any level. (An eps beside the energies themselves would not: a quiet
-recording would then score worse than the same one amplified.)
+eps = 1e-8 bounds y to +-80 dB at any level. (An eps that is added to the energies themselves would not be
+scale-invariant: a quiet recording would then score worse than the same recording amplified.) A larger eps is a soft
+ceiling: with 1e-3, y stays below 30.01 dB, and the gradient shrinks as an estimate comes near that.
 
 Shapes:   x (B, S, n) estimates,  target (B, S, n)  ->  y (B, S) in dB
 
@@ -20,12 +21,12 @@ y = (10 / ln 10) * (ln(a^2 + eps E) - ln(R + eps E)), with da = u, dE = 2 e and 
 
     de = dy * (10 / ln 10) * ( (2 a u + 2 eps e) / (a^2 + eps E)  -  (2 (e - a u) + 2 eps e) / (R + eps E) )
 
-The mean of de is zero already (e and u have none), so removing the mean of x changes nothing in dx.
+e and u have no mean, so the mean of de is zero, too. So dx = de: the removal of the mean of x needs no other term.
 
 Silence. A signal whose mean square after removing the mean is at most 1e-24 (-240 dB below full scale)
-counts as silent. A silent target has no direction to compare with: y = 0 and dx = 0, so it teaches
-nothing. A silent estimate of a target that is not silent scores the worst value there is,
-10 log10(eps / (1 + eps)) = -80 dB, with dx = 0.
+counts as silent. A silent target has no direction to compare with. Then y = 0 and dx = 0, and the model learns
+nothing from it. A silent estimate of a target that is not silent scores the worst value,
+10 log10(eps / (1 + eps)), which is -80 dB with eps = 1e-8, also with dx = 0.
 """
 
 import math
@@ -37,12 +38,12 @@ from tasnet_np.compute.cpu import cpu_kernel
 from tasnet_np.compute.gpu import THREADS, block_sum, cuda, cuda_kernel, tiles
 
 EPS = 1e-8
-SILENCE = 1e-24  # mean square
-DB = 10 / math.log(10)
+SILENCE = 1e-24  # mean square up to which a signal counts as silent
+DB = 10 / math.log(10)  # a natural logarithm of a power ratio times this is in dB
 
 
 def _parts_ref(x, target):
-    """Zero-mean estimate e, unit target u, projection a, energies E and R, and who is silent."""
+    """Zero-mean estimate e, unit target u, projection a, energies E and R, and which signals are silent."""
     n = x.shape[-1]
     e = x - x.mean(axis=-1, keepdims=True, dtype=np.float64)
     s = target - target.mean(axis=-1, keepdims=True, dtype=np.float64)
@@ -56,26 +57,26 @@ def _parts_ref(x, target):
     return e, u, a, E, R, silent_target, silent_estimate
 
 
-def si_snr_forward_ref(x, *, target):
+def si_snr_forward_ref(x, *, target, eps=EPS):
     _, _, a, E, R, silent_target, silent_estimate = _parts_ref(x, target)
     E, R = np.where(silent_estimate, 1, E), np.where(silent_estimate, 1, R)
     a = np.where(silent_estimate, 0, a)
-    y = DB * (np.log(a * a + EPS * E) - np.log(R + EPS * E))
+    y = DB * (np.log(a * a + eps * E) - np.log(R + eps * E))
     return np.where(silent_target, 0, y)[..., 0].astype(x.dtype)
 
 
-def si_snr_backward_ref(dy, x, *, target):
+def si_snr_backward_ref(dy, x, *, target, eps=EPS):
     e, u, a, E, R, silent_target, silent_estimate = _parts_ref(x, target)
     silent = silent_target | silent_estimate
-    along, across = np.where(silent, 1, a * a + EPS * E), np.where(silent, 1, R + EPS * E)
-    de = DB * ((2 * a * u + 2 * EPS * e) / along - (2 * (e - a * u) + 2 * EPS * e) / across)
+    along, across = np.where(silent, 1, a * a + eps * E), np.where(silent, 1, R + eps * E)
+    de = DB * ((2 * a * u + 2 * eps * e) / along - (2 * (e - a * u) + 2 * eps * e) / across)
     dx = np.where(silent, 0, dy[..., None] * de)
     return (dx.astype(x.dtype),)
 
 
 @cpu_kernel
 def _si_snr_forward_cpu(y, statistics, x, target, eps, silence):
-    """statistics holds, for each source, what the backward needs: mean of x, mean of target, |s|, a, E, R."""
+    """For each source, `statistics` keeps six numbers for the backward: mean of x, mean of target, |s|, a, E, R."""
     S, n = x.shape
     for s in range(S):
         mean_x = 0.0
@@ -135,7 +136,7 @@ def _si_snr_backward_cpu(dx, dy, x, target, statistics, eps):
 
 @cuda_kernel
 def _si_snr_forward_blocks_cuda(y, statistics, x, target, eps, silence):
-    """A block of threads for each source of each example; statistics as above."""
+    """A block of threads for each source of each example. `statistics` is as on the CPU."""
     scratch = cuda.shared.array(THREADS, np.float64)
     thread, s, b = cuda.threadIdx.x, cuda.blockIdx.x, cuda.blockIdx.y
     n = x.shape[2]
@@ -201,7 +202,7 @@ def _si_snr_backward_samples_cuda(dx, dy, x, target, statistics, eps):
 
 @cuda_kernel
 def _negative_mean_block_cuda(loss, dvalues, values, weights):
-    """loss[0] = -mean over the batch of the weighted sum of values (B, S), and its gradient. One block."""
+    """The loss and its gradient dvalues, as in `negative_mean`, by a single block of threads."""
     scratch = cuda.shared.array(THREADS, np.float64)
     B, S = values.shape
     total = 0.0
@@ -242,28 +243,65 @@ def negative_mean(values, weights):
 
     Parameters
     ----------
-    values : (B, S), dB
-    weights : (S,) in float64, where the values are
+    values : ndarray, shape (B, S)
+        In dB.
+    weights : ndarray, shape (S,), float64
+        In the same place as the values.
 
     Returns
     -------
-    loss : a float; on a GPU an array (1,) that stays there
-    dvalues : (B, S)
+    loss : float
+        In dB. On a GPU an array (1,) that stays there.
+    dvalues : ndarray, shape (B, S)
+        Gradient of the loss.
     """
     return by_place(values, _negative_mean_cpu, _negative_mean_cuda)(values, weights)
 
 
-def si_snr_forward(x, *, target):
-    """SI-SNR in dB of every estimate x (B, S, n) against its target (B, S, n): y (B, S)."""
+def si_snr_forward(x: np.ndarray, *, target: np.ndarray, eps: float = EPS) -> tuple[np.ndarray, tuple]:
+    """SI-SNR of every estimate against its target (Eq. 15 of arXiv 1809.07454).
+
+    Parameters
+    ----------
+    x : ndarray, shape (B, S, n)
+        Estimates.
+    target : ndarray, shape (B, S, n)
+        The true sources. They get no gradient.
+    eps : float
+        Above 0. It bounds y to +-10 log10((1 + eps) / eps) dB.
+
+    Returns
+    -------
+    y : ndarray, shape (B, S)
+        In dB, by default from -80 to 80. 0 for a silent target.
+    cache : tuple
+
+    Raises
+    ------
+    ValueError, TypeError
+        Shapes or dtypes that do not fit.
+    """
     B, S = sizes("B S", x=(x, "B S n"), target=(target, "B S n"))
     y, statistics = empty((B, S), like=x), empty((B, S, 6), like=x, dtype=np.float64)
-    run(_si_snr_forward_cpu, _si_snr_forward_cuda, (y, statistics), (x, target), (EPS, SILENCE))
-    return y, (x, target, statistics)
+    run(_si_snr_forward_cpu, _si_snr_forward_cuda, (y, statistics), (x, target), (eps, SILENCE))
+    return y, (x, target, statistics, eps)
 
 
-def si_snr_backward(dy, cache):
-    """Return (dx,), of shape (B, S, n)."""
-    x, target, statistics = cache
+def si_snr_backward(dy: np.ndarray, cache: tuple) -> tuple[np.ndarray, ...]:
+    """Gradient of the SI-SNR with respect to the estimates.
+
+    Parameters
+    ----------
+    dy : ndarray, shape (B, S)
+    cache : tuple
+        From `si_snr_forward`.
+
+    Returns
+    -------
+    dx : ndarray, shape (B, S, n)
+        0 where the target or the estimate is silent.
+    """
+    x, target, statistics, eps = cache
     dx = empty(x.shape, like=x)
-    run(_si_snr_backward_cpu, _si_snr_backward_cuda, (dx,), (dy, x, target, statistics), (EPS,))
+    run(_si_snr_backward_cpu, _si_snr_backward_cuda, (dx,), (dy, x, target, statistics), (eps,))
     return (dx,)

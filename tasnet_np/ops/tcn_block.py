@@ -1,11 +1,11 @@
 """The fused block: all that one block of Conv-TasNet does, in few passes over memory.
 
-A block is expand -> PReLU -> norm -> depthwise -> PReLU -> norm -> residual and skip, each of them an op
+A block is expand -> PReLU -> norm -> depthwise -> PReLU -> norm -> residual and skip. Each of them is an op
 of its own in the files beside this one. Run one by one, they read and write the H x T numbers inside the
-block a dozen times, and on a CPU that costs more than the arithmetic. Here the same formulas are grouped:
+block a dozen times. On a CPU that costs more than the arithmetic. Here the same formulas are grouped:
 
     a  = We x + be                     a product; p = prelu(a) and the sums of p and p^2 over the channels of each frame
-    m1, r1 from the sums               T numbers
+    m1, r1 from the sums               T numbers each
     n  = gamma1 (p - m1) r1 + beta1
     d  = depthwise(n)
     z  = prelu(d)                      with the sums of z and z^2
@@ -13,46 +13,46 @@ block a dozen times, and on a CPU that costs more than the arithmetic. Here the 
     y  = W2 z                          a product, with the rows of residual and skip
     x' = x + residual, skips' = skips + skip
 
-Any of the three norms is, for a frame t, a mean m[t] and a factor r[t]: only how they follow from the sums
-differs. The second norm is never carried out. With W2 = W diag(gamma2),
+Each of the three norms gives a frame t a mean m[t] and a factor r[t]. The norms differ only in how m and r follow
+from the sums. The second norm is never carried out. With W2 = W diag(gamma2),
 
     W (gamma2 (z - m2) r2 + beta2) + b  =  r2 (W2 z - m2 u) + v,      u[o] = sum_c W2[o, c],  v = W beta2 + b
 
-since m2 and r2 depend on the frame alone: a product with z itself and a correction of rank one.
+because m2 and r2 depend on the frame alone. The right side is a product with z itself, and a correction of rank one.
 
-Backward. dy are the rows of dx' and dskips' in the order of W; below, every line is the derivative of one
-above, in reverse order. The weights of the second product see  xhat2 = (z - m2) r2:
+Backward. dy has the rows of dx' and of dskips', in the order of W. Each line below is the derivative of one line
+above. The order is reversed. In effect the forward pass multiplied W2 by  xhat2 = (z - m2) r2:
 
     M = dy xhat2^T = (dy r2) z^T - e2,          e1[o] = sum_t dy,  e2[o] = sum_t dy r2 m2
     dW = M diag(gamma2) + e1 beta2^T            db = e1
     dgamma2[c] = sum_o W[o, c] M[o, c]          dbeta2[c] = sum_o W[o, c] e1[o]
     g  = W2^T (dy r2)                           the gradient of xhat2, times r2
 
-A norm passes g, the gradient of xhat times r, on to what it normalised as  g + A + z D. From norms.py, with sums
+Let g be the gradient of xhat, times r. A norm's input z then has the gradient  g + A + z D. From norms.py, with sums
 over the channels of each frame,
 
     dv = -1/2 r sum g xhat,     dm = -sum g - 2 m dv
 
-and A and D collect dm / n and 2 dv / n of the frames that a frame is part of. So the first step makes g and the two
-sums; one more goes back through PReLU, the depthwise convolution, gamma1 and r1, and makes the same sums for the first
-norm; the last one ends at da:
+A and D of a frame are sums of dm / n and 2 dv / n, over all frames whose statistics contain that frame. So the backward
+has three steps. The first one makes g at the second norm and the two sums. The second one goes back through PReLU, the
+depthwise convolution, gamma1 and r1, and makes g and the sums at the first norm. The third one ends at da:
 
     dWe = da x^T      dbe = sum_t da      dx = dx' + We^T da
 
-With xhat1 = (p - m1) r1, a tap k of the depthwise convolution that saw frame t + o of n in frame t of d has
+Let xhat1 = (p - m1) r1, and let tap k of the depthwise convolution read frame t + o of n for frame t of d. Then
 
     X[k] = sum_t dd[t] xhat1[t + o],    S[k] = sum_t dd[t]      over the frames t for which there is a frame t + o
     dwd[k] = gamma1 X[k] + beta1 S[k]   dgamma1 = sum_k wd[k] X[k]   dbeta1 = sum_k wd[k] S[k]
 
-What is kept for the backward is x and a, and for each frame m and r. n, d and z are computed again from a: H
-+ B numbers per frame instead of 6 H + B, and what is never written need not be read.
+The backward keeps x and a, and the m and r of each frame. It computes n, d and z again from a. So it keeps H + B
+numbers per frame instead of 6 H + B, and saves writing and reading the others.
 
-tcn_block_cpu.py and tcn_block_cuda.py have the kernels, in these letters and in this order;
-tcn_block_arrays.py names the arrays that they hand on together.
+tcn_block_cpu.py and tcn_block_cuda.py have the kernels, with these letters and in this order. tcn_block_arrays.py
+names the arrays that they pass on together.
 
 (The first design for the CPU had channels first, and BLAS's products between passes over all frames. It was
-slower: BLAS read from memory what the passes had written, and threads met some twenty times a block. Each
-direction as a single kernel was 1 or 2 % faster on two threads, and took twice as long to compile.)
+slower: BLAS read from memory what the passes had written, and the threads waited for each other some twenty times a
+block. A single kernel for each direction was 1 or 2 % faster on two threads, but took twice as long to compile.)
 """
 
 import numpy as np
@@ -120,11 +120,11 @@ def tcn_block_backward_ref(
     return dx + dx_expand, dskips, *inner, *dskip, *dresidual
 
 
-# The public op. On a CPU, arrays are frames first inside.
+# The public op. On a CPU, the arrays inside are frames first.
 
 
 def _folded(ends):
-    """The second norm in the product that follows it: w2, u and v, the residual's rows above the skip's."""
+    """w2, u and v: the second norm as a part of the product after it. The residual's rows stand above the skip's."""
     gamma2, beta2, ws, bs, wr, br = ends
     R = 0 if wr is None else len(wr)
     w2 = np.empty((R + len(ws), ws.shape[1]), ws.dtype)
@@ -136,24 +136,25 @@ def _folded(ends):
 
 
 def _frames_first(x):
-    """(B, channels, T) -> (B, T, channels) with the channels of a frame side by side in memory.
+    """(B, channels, T) -> (B, T, channels), with the channels of a frame side by side in memory.
 
-    What a block returns is laid out like that already, whatever its shape says: then nothing is copied.
+    The arrays that a block returns already have this order in memory. They are not copied.
     """
     return np.ascontiguousarray(x.transpose(0, 2, 1))
 
 
 def _channels_first(x):
-    """(B, T, channels) -> (B, channels, T), another view of the same numbers."""
+    """(B, T, channels) -> (B, channels, T), as a view of the same numbers."""
     return x.transpose(0, 2, 1)
 
 
 def _reach(K, dilation, lookahead):
+    """The taps' reach as the kernels take it."""
     return Reach(tuple(k * dilation for k in range(K)), (K - 1) * dilation - lookahead, lookahead)
 
 
 def _check(streams, inner, ends, dilation, lookahead):
-    """Refuse arrays that do not fit, and taps that cannot look so far."""
+    """Raise an error for arrays that do not fit, and for taps that cannot look so far ahead."""
     we, be, alpha1, gamma1, beta1, wd, bd, alpha2 = inner
     gamma2, beta2, ws, bs, wr, br = ends
     x, skips = streams
@@ -207,19 +208,51 @@ def _backward_on_cpu(dy, cache):
 
 
 def tcn_block_forward(
-    x, skips, we, be, alpha1, gamma1, beta1, wd, bd, alpha2, gamma2, beta2, ws, bs, wr=None, br=None,
-    *, norm, dilation=1, lookahead=0, eps=EPS,
-):  # fmt: skip
-    """One block: x (B, C, T) and skips (B, Sc, T) -> the same for the next block.
+    x: np.ndarray, skips: np.ndarray, we: np.ndarray, be: np.ndarray,
+    alpha1: np.ndarray, gamma1: np.ndarray, beta1: np.ndarray, wd: np.ndarray, bd: np.ndarray,
+    alpha2: np.ndarray, gamma2: np.ndarray, beta2: np.ndarray,
+    ws: np.ndarray, bs: np.ndarray, wr: np.ndarray | None = None, br: np.ndarray | None = None,
+    *, norm: str, dilation: int = 1, lookahead: int = 0, eps: float = EPS,
+) -> tuple[tuple[np.ndarray, np.ndarray], tuple]:  # fmt: skip
+    """One block.
 
     Parameters
     ----------
-    we, be : expand, (H, C) and (H,);  wd, bd : depthwise, (H, K) and (H,)
-    alpha1, gamma1, beta1 : PReLU (1,) and norm (H,) before the depthwise convolution
-    alpha2, gamma2, beta2 : the same after it
-    ws, bs : skip, (Sc, H) and (Sc,);  wr, br : residual, (C, H) and (C,), absent in the last block
-    norm : "global_layer_norm", "cumulative_layer_norm" or "channel_layer_norm"
-    dilation, lookahead : of the depthwise convolution
+    x : ndarray, shape (B, C, T)
+        Goes from block to block.
+    skips : ndarray, shape (B, Sc, T)
+        Sum of the skip connections so far.
+    we, be : ndarray, shape (H, C) and (H,)
+        Expand.
+    alpha1, gamma1, beta1 : ndarray, shape (1,), (H,) and (H,)
+        PReLU and norm before the depthwise convolution.
+    wd, bd : ndarray, shape (H, K) and (H,)
+        Depthwise convolution.
+    alpha2, gamma2, beta2 : ndarray, shape (1,), (H,) and (H,)
+        PReLU and norm after it.
+    ws, bs : ndarray, shape (Sc, H) and (Sc,)
+        Skip.
+    wr, br : ndarray, shape (C, H) and (C,), optional
+        Residual. The last block has none.
+    norm : str
+        "global_layer_norm", "cumulative_layer_norm" or "channel_layer_norm".
+    dilation, lookahead : int
+        As in `depthwise_forward`.
+    eps : float
+        Added to the variances.
+
+    Returns
+    -------
+    y : tuple of ndarray, shapes (B, C, T) and (B, Sc, T)
+        x and skips for the next block. In the last block, y[0] holds the values of x.
+    cache : tuple
+
+    Raises
+    ------
+    ValueError, TypeError
+        Shapes or dtypes that do not fit; a setting out of range.
+    KeyError
+        Another norm.
     """
     inner, ends = (we, be, alpha1, gamma1, beta1, wd, bd, alpha2), Ends(gamma2, beta2, ws, bs, wr, br)
     _check((x, skips), inner, ends, dilation, lookahead)
@@ -228,19 +261,38 @@ def tcn_block_forward(
     return tuple(streams), cache
 
 
-def tcn_block_backward(dy, cache):
-    """Return the gradients of all arrays, in the order of the forward's arguments."""
+def tcn_block_backward(dy: tuple[np.ndarray, np.ndarray], cache: tuple) -> tuple[np.ndarray, ...]:
+    """Gradients of a block.
+
+    Parameters
+    ----------
+    dy : tuple of ndarray, shapes (B, C, T) and (B, Sc, T)
+        Gradients of both outputs.
+    cache : tuple
+        From `tcn_block_forward`.
+
+    Returns
+    -------
+    dx, dskips, dwe, ... : ndarray
+        One for each array that the forward was given, of its shape and in its place.
+    """
     dx_next, dskips = dy
     return by_place(dskips, _backward_on_cpu, tcn_block_backward_cuda)(Streams(dx_next, dskips), cache)
 
 
 def tcn_blocks_inference(x, skips, blocks):
-    """Blocks one after another, without caches: less memory, and parallel in a batch of one.
+    """Run blocks one after another without caches. This takes less memory, and is parallel even in a batch of one.
 
     Parameters
     ----------
-    x, skips : as in `tcn_block_forward`
-    blocks : for each block, its arrays in the order of `tcn_block_forward`, and its settings: (tuple, dict)
+    x, skips : ndarray, shape (B, C, T) and (B, Sc, T)
+        As in `tcn_block_forward`.
+    blocks : list of (tuple, dict)
+        Each block's arrays, in the order of `tcn_block_forward`, and its settings.
+
+    Returns
+    -------
+    x, skips : ndarray, of the same shapes
     """
     return by_place(x, _inference_on_cpu, _inference_on_gpu)(x, skips, blocks)
 
@@ -252,18 +304,15 @@ def _inference_on_gpu(x, skips, blocks):
 
 
 def _inference_on_cpu(x, skips, blocks):
-    folded = [_folded_block(x, skips, *arrays, **settings) for arrays, settings in blocks]
+    folded = [_folded_block(Streams(x, skips), arrays, **settings) for arrays, settings in blocks]
     x, skips = (np.array(array.transpose(0, 2, 1), order="C") for array in (x, skips))
     for i in range(len(x)):
         tcn_blocks_inference_cpu(Streams(x[i], skips[i]), folded)
     return _channels_first(x), _channels_first(skips)
 
 
-def _folded_block(
-    x, skips, we, be, alpha1, gamma1, beta1, wd, bd, alpha2, gamma2, beta2, ws, bs, wr=None, br=None,
-    *, norm, dilation=1, lookahead=0, eps=EPS,
-):  # fmt: skip
-    inner, ends = (we, be, alpha1, gamma1, beta1, wd, bd, alpha2), Ends(gamma2, beta2, ws, bs, wr, br)
-    _check((x, skips), inner, ends, dilation, lookahead)
+def _folded_block(streams, arrays, *, norm, dilation=1, lookahead=0, eps=EPS):
+    inner, ends = arrays[:8], Ends(*arrays[8:])  # up to alpha2, and from gamma2 on
+    _check(streams, inner, ends, dilation, lookahead)
     weights = _kernel_weights(inner, *_folded(ends))
-    return Folded(weights, CODES[norm], eps, _reach(wd.shape[1], dilation, lookahead))
+    return Folded(weights, CODES[norm], eps, _reach(len(weights.wd), dilation, lookahead))

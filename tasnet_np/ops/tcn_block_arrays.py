@@ -1,6 +1,6 @@
 """The arrays of a fused block that belong together, as its kernels take them. tcn_block.py explains the letters.
 
-A shape without a letter for the batch is that of one sample; the same words stand for arrays with the batch in front.
+The shapes are those of one sample. The same NamedTuples also hold arrays with the batch as a first axis.
 """
 
 from typing import NamedTuple
@@ -11,7 +11,7 @@ import numpy as np
 class Weights(NamedTuple):
     """A block's parameters as the kernels read them."""
 
-    we: np.ndarray  # (H, C); on a CPU as panels, in the backward those of We^T
+    we: np.ndarray  # (H, C); on a CPU the `panels` of We, and in the backward those of We^T
     be: np.ndarray  # (H,)
     alpha1: np.ndarray  # (1,)
     gamma1: np.ndarray  # (H,)
@@ -19,7 +19,7 @@ class Weights(NamedTuple):
     wd: np.ndarray  # (H, K); on a CPU (K, H)
     bd: np.ndarray  # (H,)
     alpha2: np.ndarray  # (1,)
-    w2: np.ndarray  # (O, H), the rows of the residual before those of the skip; on a CPU as we
+    w2: np.ndarray  # (O, H), the rows of the residual before those of the skip; on a CPU panels, as for we
     u: np.ndarray  # (O,)
     v: np.ndarray  # (O,)
 
@@ -27,31 +27,31 @@ class Weights(NamedTuple):
 class Reach(NamedTuple):
     """What the taps of the depthwise convolution see."""
 
-    taps: tuple  # how far each tap is from the first one, in frames; a compiled loop knows its length and unrolls it
-    before: int  # frames before the present one that the first tap sees
-    after: int  # frames after it that the last tap sees
+    taps: tuple  # frames from the first tap to each tap; the compiler unrolls loops over a tuple
+    before: int  # how many frames before the present one the first tap sees
+    after: int  # how many frames after it the last tap sees
 
 
 class Streams(NamedTuple):
-    """What goes from block to block, or its gradients. On a GPU channels first."""
+    """The two arrays that go from block to block, or their gradients. On a GPU they are channels first."""
 
     x: np.ndarray  # (T, C)
     skips: np.ndarray  # (T, Sc)
 
 
 class Kept(NamedTuple):
-    """What the backward needs of the forward (on a GPU d, too)."""
+    """What the forward keeps for the backward (on a GPU it keeps d, too)."""
 
     x: np.ndarray  # (T, C)
     a: np.ndarray  # (T, H)
-    m1: np.ndarray  # (T,), and so are those below: the statistics of both norms
+    m1: np.ndarray  # (T,), like the three below: the statistics of both norms
     r1: np.ndarray
     m2: np.ndarray
     r2: np.ndarray
 
 
 class Gradients(NamedTuple):
-    """Of one sample."""
+    """The gradients of a block's parameters from one sample."""
 
     we: np.ndarray  # (H, C)
     be: np.ndarray
@@ -66,11 +66,11 @@ class Gradients(NamedTuple):
 
 
 class Room(NamedTuple):
-    """Room for the frames at hand."""
+    """Arrays for the chunk of frames that is being computed."""
 
-    n: np.ndarray  # a window of normalised frames, with those that the taps see beside it, (frames, H)
-    d: np.ndarray  # (frames at hand, H)
-    z: np.ndarray  # the same
+    n: np.ndarray  # (frames, H): the normalised frames of a window, and those beside it that the taps see
+    d: np.ndarray  # (frames of the chunk, H)
+    z: np.ndarray  # (frames of the chunk, H)
 
 
 class Ends(NamedTuple):
@@ -80,8 +80,8 @@ class Ends(NamedTuple):
     beta2: np.ndarray  # (H,)
     ws: np.ndarray  # (Sc, H)
     bs: np.ndarray  # (Sc,)
-    wr: np.ndarray  # (C, H); None in the last block
-    br: np.ndarray  # (C,)
+    wr: np.ndarray | None = None  # (C, H); None in the last block
+    br: np.ndarray | None = None  # (C,)
 
 
 class Folded(NamedTuple):

@@ -1,26 +1,32 @@
 """The fused block's kernels on the CPU. tcn_block.py has the derivation; the letters are the same here.
 
-Here arrays are frames first, (T, channels): the channels of a frame lie side by side. So every wide loop runs
-over the channels of one frame, what belongs to a frame (m, r, A, D) is one number in it, and a convolution
-over time reads whole frames. CHUNK frames at a time go through all steps up to the next sums, products
-included (cpu_product.py), while they are in the cache. Sums over time are sums of those of a chunk: adding
-very many numbers to one would round too much in float32.
+Here arrays are frames first, (T, channels): the channels of a frame lie side by side in memory. So every inner loop
+runs over the channels of one frame. m, r, A and D are constants in such a loop. A convolution over time reads whole
+frames.
 
-Three kernels take a block forward and three backward, with the norms' statistics between them. That much is left to
-Python, where threads that meet more often would wait for each other.
+CHUNK frames at a time go through all steps up to the next statistics, products included (cpu_product.py). Meanwhile
+they stay in the cache. A sum over time is first made for each chunk, then over the chunks, because one long sum would
+round too much in float32.
+
+Three kernels run a block forward and three backward, with the norms' statistics between them. Python calls them one
+after another. With more and shorter kernels, the threads would wait for each other in Python.
 """
-
-import math
 
 import numpy as np
 
 from tasnet_np.compute.cpu import cpu_function, cpu_kernel, over_tiles
 from tasnet_np.compute.cpu_product import add_product_over_time, product_with_weight
-from tasnet_np.ops.frame_statistics import CHANNEL, CUMULATIVE, GLOBAL, Spread, Statistics, Sums
+from tasnet_np.ops.frame_statistics import (
+    Spread,
+    Statistics,
+    Sums,
+    statistics_backward_cpu,
+    statistics_forward_cpu,
+)
 from tasnet_np.ops.tcn_block_arrays import Room
 
 TILE = 1024  # frames that one thread takes at a time in inference
-WINDOW = 512  # frames by which the window of normalised frames moves on
+WINDOW = 512  # frames by which the window of normalised frames moves ahead
 CHUNK = 128  # frames that go through the steps of a kernel together
 
 
@@ -29,7 +35,7 @@ CHUNK = 128  # frames that go through the steps of a kernel together
 
 @cpu_function
 def _first_prelu_forward_cpu(sums, a, b, alpha):
-    """a += b in place, and the sums s of p = prelu(a) and q of p^2."""
+    """a += b in place; sums.s is the sum of p = prelu(a) over the channels, and sums.q that of p^2."""
     slope, zero = alpha[0], a.dtype.type(0)
     for t in range(len(a)):
         row = a[t]
@@ -54,35 +60,9 @@ def _expand_forward_cpu(a, sums, x, weights, start, stop):
         _first_prelu_forward_cpu(of_chunk, a[first:last], weights.be, weights.alpha1)
 
 
-@cpu_kernel
-def _statistics_forward_cpu(statistics, sums, H, norm, eps):
-    """Mean m and factor r = 1 / sqrt(v + eps) for every frame, over the frames its norm looks at."""
-    (m, r), (s, q) = statistics, sums
-    T = len(m)
-    total = 0.0
-    total_squares = 0.0
-    if norm == GLOBAL:  # all frames
-        for t in range(T):
-            total += s[t]
-            total_squares += q[t]
-    for t in range(T):
-        n = H * T
-        if norm == CUMULATIVE:  # frames 0..t
-            total += s[t]
-            total_squares += q[t]
-            n = H * (t + 1)
-        elif norm == CHANNEL:  # this frame alone
-            total = s[t]
-            total_squares = q[t]
-            n = H
-        mean = total / n
-        m[t] = mean
-        r[t] = 1 / math.sqrt(max(total_squares / n - mean * mean, 0.0) + eps)
-
-
 @cpu_function
 def _first_norm_forward_cpu(n, a, statistics, weights, start, stop, shift):
-    """Row t + shift of n = norm(prelu(a)) for the frames t from start to stop; zeros for frames outside of a."""
+    """Row t + shift of n = norm(prelu(a)) for the frames t from start to stop. Frames outside of a give zeros."""
     (m, r), slope, gamma, beta = statistics, weights.alpha1[0], weights.gamma1, weights.beta1
     for t in range(start, stop):
         out = n[t + shift]
@@ -97,7 +77,7 @@ def _first_norm_forward_cpu(n, a, statistics, weights, start, stop, shift):
 
 @cpu_function
 def _depthwise_forward_cpu(d, n, w, b, taps):
-    """d = depthwise(n): frame t sees rows t + taps[k] of n."""
+    """d = depthwise(n), where frame t of d reads the rows t + taps[k] of n."""
     for t in range(len(d)):
         out = d[t]
         for c in range(len(out)):
@@ -109,7 +89,7 @@ def _depthwise_forward_cpu(d, n, w, b, taps):
 
 @cpu_function
 def _second_prelu_forward_cpu(z, sums, d, alpha):
-    """z = prelu(d) and its sums."""
+    """z = prelu(d), and the sums of z and z^2 over the channels."""
     slope, zero = alpha[0], z.dtype.type(0)
     for t in range(len(z)):
         out, row = z[t], d[t]
@@ -125,7 +105,7 @@ def _second_prelu_forward_cpu(z, sums, d, alpha):
 
 @cpu_function
 def _move_on_cpu(n):
-    """From one window of the frames to the next: what the taps still reach becomes the first rows of n."""
+    """Go to the next window: the frames that the taps still reach become the first rows of n."""
     for t in range(len(n) - WINDOW):
         for c in range(n.shape[1]):
             n[t, c] = n[WINDOW + t, c]
@@ -139,14 +119,14 @@ def _add_cpu(total, terms):
 
 @cpu_function
 def _z_forward_cpu(room, sums, a, statistics, weights, reach, span):
-    """z = prelu(d), with its sums, and d = depthwise(norm(prelu(a))), for the frames from first to last.
+    """d = depthwise(norm(prelu(a))) and z = prelu(d), with the sums of z, for the frames from first to last.
 
-    span is (start, first, last): the frames from start to first were made before. Row 0 of room.n is the frame
-    `before` frames ahead of the window, which begins with frame `window`.
+    span is (start, first, last). Earlier calls have made the frames from start to first. The window begins with frame
+    `window`, and row 0 of room.n is the frame reach.before frames earlier.
     """
     start, first, last = span
     window = first - (first - start) % WINDOW
-    ready = first + reach.after  # the first frame that is not in n yet
+    ready = first + reach.after  # n already has the frames before this one
     if first == start:
         ready = start - reach.before
     elif first == window:
@@ -185,9 +165,10 @@ def fold_forward_cpu(w2, u, v, w, b, gamma, beta):
 
 @cpu_kernel
 def _join_forward_cpu(streams, y, statistics, weights, start, stop):
-    """x += r (y - m u) + v, and so for the skips: the second norm's correction, and the residual and skip sums.
+    """x += r (y - m u) + v, and the skips alike: the second norm's correction, and the residual and skip sums.
 
-    In place: a loop that might write what it reads next from another array would not use vector instructions.
+    The streams change in place. With separate arrays for the results, the compiler could not rule out that a write
+    changes what is read next, and would not use vector instructions.
     """
     (x, skips), (m, r), u, v = streams, statistics, weights.u, weights.v
     R = np.uint64(len(u) - skips.shape[1])
@@ -199,12 +180,12 @@ def _join_forward_cpu(streams, y, statistics, weights, start, stop):
             skips[t, o] += factor * (y[t, R + o] - mean * u[R + o]) + v[R + o]
 
 
-# Backward. g is the gradient of a norm's xhat, times r. Sums are those of a frame's g and g * xhat.
+# Backward. g is the gradient of a norm's xhat, times r. `sums` are those of g and g * xhat over a frame's channels.
 
 
 @cpu_function
 def _scale_cpu(dyr, e1, e2, dy, statistics, column):
-    """The columns of dyr = dy * r from `column` on; adds their sums over time, of dy to e1 and of dy * r * m to e2."""
+    """The columns of dyr = dy * r from `column` on. Adds sums over time: of dy to e1, and of dy * r * m to e2."""
     m, r = statistics
     column = np.uint64(column)
     for t in range(len(dyr)):
@@ -232,7 +213,7 @@ def _sums_backward_cpu(sums, g, z, statistics):
 
 @cpu_kernel
 def _second_norm_backward_cpu(g, d, gradients, sums, dy, kept, weights, reach):
-    """g at the second norm and its sums, with xhat = (z - m) r; M = dy xhat^T, and e1. On the way, d once more."""
+    """g at the second norm with its sums, where xhat = (z - m) r; M = dy xhat^T and e1. It also makes d again."""
     M, e1, a = gradients.M, gradients.e1, kept.a
     (T, H), O = a.shape, len(e1)
     R = O - dy.skips.shape[1]
@@ -264,7 +245,7 @@ def _second_norm_backward_cpu(g, d, gradients, sums, dy, kept, weights, reach):
 
 @cpu_kernel
 def fold_backward_cpu(M, dgamma, dbeta, e1, w, gamma, beta):
-    """M becomes dw, in place; dgamma and dbeta are added to what is there."""
+    """M becomes dw, in place. Adds the gradients of gamma and beta to dgamma and dbeta."""
     for o in range(len(w)):
         row, gradient, total = w[o], M[o], e1[o]
         for c in range(len(row)):
@@ -273,35 +254,12 @@ def fold_backward_cpu(M, dgamma, dbeta, e1, w, gamma, beta):
             gradient[c] = gradient[c] * gamma[c] + total * beta[c]
 
 
-@cpu_kernel
-def _statistics_backward_cpu(spread, sums, statistics, H, norm):
-    """What the norm's statistics add to the gradient of what it normalised: A + z D for every frame.
-
-    A set of n values gives each of them dm / n + 2 z dv / n.
-    """
-    (A, D), (sg, sgx), (m, r) = spread, sums, statistics
-    T = len(A)
-    total = 0.0
-    total_z = 0.0
-    for t in range(T - 1, -1, -1):  # the cumulative norm: frame t reaches frames t..T-1
-        n = H * (t + 1 if norm == CUMULATIVE else T if norm == GLOBAL else 1)
-        dv = -0.5 * r[t] * sgx[t]
-        dm = -sg[t] - 2 * m[t] * dv
-        if norm == CHANNEL:
-            total = 0.0
-            total_z = 0.0
-        total += dm / n
-        total_z += 2 * dv / n
-        A[t] = total
-        D[t] = total_z
-    if norm == GLOBAL:  # every frame reaches every other
-        A[:] = total
-        D[:] = total_z
-
-
 @cpu_function
 def _prelu_backward_cpu(g, db, values, spread, alpha):
-    """From g at a norm to the gradient of the values before its PReLU, in place; its sum db; returns that of alpha."""
+    """g at a norm becomes the gradient of the values before its PReLU, in place.
+
+    db is the sum of that gradient over time. Returns the gradient of alpha.
+    """
     slope, zero = alpha[0], g.dtype.type(0)
     db[:] = 0
     total_alpha = 0.0
@@ -321,9 +279,10 @@ def _prelu_backward_cpu(g, db, values, spread, alpha):
 
 @cpu_function
 def _depthwise_backward_cpu(g, sums, of_taps, dd, a, statistics, weights, taps):
-    """From dd to g at the first norm, with its sums; of_taps[k] sums dd * xhat over time, dd where tap k saw xhat.
+    """From dd to g at the first norm, with its sums. of_taps[k] is the sum over time of dd * xhat at tap k.
 
-    In the forward pass, frame t of d saw row t + taps[k] of n; so a frame of n is seen by frames of d taps[k] earlier.
+    In the forward pass, frame t of d read row t + taps[k] of n. So the frame of d that read a row of n with tap k is
+    taps[k] frames earlier.
     """
     slope, zero, latest = weights.alpha1[0], g.dtype.type(0), taps[len(taps) - 1]
     gamma, w = weights.gamma1, weights.wd
@@ -349,13 +308,13 @@ def _depthwise_backward_cpu(g, sums, of_taps, dd, a, statistics, weights, taps):
 
 @cpu_function
 def _taps_backward_cpu(gradients, of_taps, padded_g, weights, reach):
-    """dwd, dgamma1 and dbeta1 from the sums of dd * xhat at each tap; gradients.bd is the sum of dd over all frames."""
+    """dwd, dgamma1 and dbeta1 from of_taps, the sums of dd * xhat, and from gradients.bd, the sum of dd."""
     gamma, beta, w = weights.gamma1, weights.beta1, weights.wd
     dw, db, dgamma, dbeta = gradients.wd, gradients.bd, gradients.gamma1, gradients.beta1
     H, T = len(db), len(padded_g) - reach.before - reach.after
     dgamma[:] = 0
     dbeta[:] = 0
-    seen = np.empty(H, db.dtype)  # the sum of dd over the frames in which tap k saw a frame, not a zero
+    seen = np.empty(H, db.dtype)  # sum of dd over the frames whose tap k read a frame, not the padding
     for k in range(len(reach.taps)):
         offset = reach.taps[k] - reach.before
         for c in range(H):
@@ -372,10 +331,10 @@ def _taps_backward_cpu(gradients, of_taps, padded_g, weights, reach):
 
 @cpu_kernel
 def _middle_backward_cpu(d, gradients, sums, padded_g, spread, kept, weights, reach):
-    """From padded_g at the second norm to g at the first one, with the sums that it needs next.
+    """From padded_g at the second norm to g at the first one, with the sums of g.
 
-    padded_g becomes dd, and d becomes g: row t of d is read before row t of g is written. padded_g has `after` frames
-    more at the start and `before` at the end, where taps of others would have seen a: zeros.
+    padded_g becomes dd, and d becomes g. Row t of d is read before row t of g is written. padded_g has reach.after more
+    frames at the start and reach.before at the end. They are zeros: no frame of d lies there.
     """
     a, db, taps, before, after = kept.a, gradients.bd, reach.taps, reach.before, reach.after
     T, H = a.shape
@@ -408,7 +367,7 @@ def _middle_backward_cpu(d, gradients, sums, padded_g, spread, kept, weights, re
 
 @cpu_kernel
 def _expand_backward_cpu(dx, gradients, g, spread, dx_next, kept, weights):
-    """From g at the first norm to da, in place; with it dx = dx' + We^T da, dWe, and the gradients of alpha1 and be."""
+    """g at the first norm becomes da, in place. Also makes dx = dx' + We^T da, dWe, dalpha1 and dbe."""
     dwe, dalpha, db, a = gradients.we, gradients.alpha1, gradients.be, kept.a
     T, H = a.shape
     chunk_db = np.empty(H, a.dtype)
@@ -428,7 +387,7 @@ def _expand_backward_cpu(dx, gradients, g, spread, dx_next, kept, weights):
                 row[c] += residual[c]
 
 
-# One sample, forward and backward: in Python, since compiling these, too, would take about as long again.
+# One sample, forward and backward. These stay in Python: compiling them would double the time of the first compile.
 
 
 def tcn_block_forward_cpu(streams_next, kept, streams, weights, norm, eps, reach):
@@ -437,10 +396,10 @@ def tcn_block_forward_cpu(streams_next, kept, streams, weights, norm, eps, reach
     first, second = Statistics(kept.m1, kept.r1), Statistics(kept.m2, kept.r2)
     sums = Sums(*np.empty((2, T)))
     _expand_forward_cpu(a, sums, x, weights, 0, T)
-    _statistics_forward_cpu(first, sums, H, norm, eps)
+    statistics_forward_cpu(first, sums, H, norm, eps)
     y = np.empty((T, len(weights.u)), x.dtype)  # the rows of the residual, then those of the skip
     _middle_forward_cpu(y, sums, a, first, weights, reach, 0, T)
-    _statistics_forward_cpu(second, sums, H, norm, eps)
+    statistics_forward_cpu(second, sums, H, norm, eps)
     if len(weights.u) > skips.shape[1]:
         streams_next.x[:] = x
     streams_next.skips[:] = skips
@@ -448,25 +407,25 @@ def tcn_block_forward_cpu(streams_next, kept, streams, weights, norm, eps, reach
 
 
 def tcn_block_backward_cpu(dx, gradients, dy, kept, weights, norm, reach):
-    """Fill dx and `gradients` from dy, the gradients of the streams that went on."""
+    """Fill dx and `gradients` from dy, the gradients of the block's output streams."""
     T, H = kept.a.shape
     first, second = Statistics(kept.m1, kept.r1), Statistics(kept.m2, kept.r2)
     sums, spread = Sums(*np.empty((2, T))), Spread(*np.empty((2, T), dx.dtype))
     padded_g, d = np.empty((reach.after + T + reach.before, H), dx.dtype), np.empty((T, H), dx.dtype)
     g = padded_g[reach.after : reach.after + T]
     _second_norm_backward_cpu(g, d, gradients, sums, dy, kept, weights, reach)
-    _statistics_backward_cpu(spread, sums, second, H, norm)
+    statistics_backward_cpu(spread, sums, second, H, norm)
     _middle_backward_cpu(d, gradients, sums, padded_g, spread, kept, weights, reach)
-    _statistics_backward_cpu(spread, sums, first, H, norm)
-    g = d  # that at the first norm, in the place of d
+    statistics_backward_cpu(spread, sums, first, H, norm)
+    g = d  # d's memory now holds g at the first norm
     _expand_backward_cpu(dx, gradients, g, spread, dy.x, kept, weights)
 
 
 def tcn_blocks_inference_cpu(streams, blocks):
-    """One sample through `Folded` blocks with all threads, a tile of frames each; the streams change in place.
+    """One sample through `Folded` blocks. Each thread takes a tile of frames; the streams change in place.
 
-    Between rounds the norms need the sums of all tiles. The end of one block and the beginning of the next
-    are one round.
+    A norm's statistics need the sums of all tiles. So the work is done in rounds, with the statistics between them.
+    The end of one block and the beginning of the next are one round.
     """
     x, T, H = streams.x, len(streams.x), len(blocks[0].weights.be)
     a, memory = (
@@ -493,9 +452,9 @@ def tcn_blocks_inference_cpu(streams, blocks):
 
     over_tiles(expand, T, TILE, blocks[0])
     for block, following in zip(blocks, [*blocks[1:], None]):
-        _statistics_forward_cpu(statistics, sums, H, block.norm, block.eps)
+        statistics_forward_cpu(statistics, sums, H, block.norm, block.eps)
         over_tiles(middle, T, TILE, block)
-        _statistics_forward_cpu(statistics, sums, H, block.norm, block.eps)
+        statistics_forward_cpu(statistics, sums, H, block.norm, block.eps)
         if following:
             over_tiles(join_and_expand, T, TILE, block, following)
         else:

@@ -1,11 +1,14 @@
 """The fused block's kernels on the GPU. tcn_block.py has the derivation; the letters are the same here.
 
-Here arrays are channels first, (B, channels, T), like everywhere else, and d is kept, too. The steps are
-grouped around the products, whose tiles find their entries and use their results as they come: the bias, the
-sums for the first norm and the residual are the ends of products; prelu(d) and xhat2 are made where a product
-reads them; dy r2 is never made, as r2 scales a frame of the result as well. Sums over the channels of a frame
-are in parts, one for each row of tiles, which the scan of norms_cuda.py adds up in their order. R is the
-number of rows of the residual, the first rows of the second product.
+Here arrays are channels first, (B, channels, T), like everywhere else, and d is kept, too. The steps are grouped
+around the products, each of which has a function that reads its entries and one that takes its results:
+
+* the functions for the results add the bias, make the sums for the first norm, and add the residual;
+* the functions for the entries make prelu(d) and xhat2 where a product reads them;
+* dy r2 is never made, because r2 is a factor of a whole frame: it can scale the frame of the result instead.
+
+Sums over the channels of a frame come in parts, one for each row of tiles. The scan of norms_cuda.py adds up the parts
+in their order. R is the number of rows of the residual, which are the first rows of the second product.
 """
 
 from typing import NamedTuple
@@ -27,8 +30,9 @@ from tasnet_np.ops import norms_cuda, pointwise
 from tasnet_np.ops.frame_statistics import Spread, Statistics
 from tasnet_np.ops.tcn_block_arrays import Ends, Kept, Streams, Weights
 
-CHANNELS = norms_cuda.CHANNELS  # that a block of threads goes through
-LANES = min(32, THREADS // 4)  # threads that share a sum
+CHANNELS = norms_cuda.CHANNELS  # channels that a block of threads goes through
+# In _middle_backward_cuda, the partial sums of each value of a channel. In _unfold_cuda, the channels of a block.
+LANES = min(32, THREADS // 4)
 
 
 class Middle(NamedTuple):
@@ -43,7 +47,7 @@ class Middle(NamedTuple):
 
 
 class MiddleKept(NamedTuple):
-    """What the backward of the middle needs of the forward, the statistics being those of the first norm."""
+    """What the backward of the middle needs of the forward. m and r are the statistics of the first norm."""
 
     d: np.ndarray
     a: np.ndarray
@@ -52,17 +56,19 @@ class MiddleKept(NamedTuple):
 
 
 class MiddleParts(NamedTuple):
-    """Parts of the gradients of the middle's parameters."""
+    """Parts of the gradients of the middle's parameters.
 
-    channels: (
-        np.ndarray
-    )  # (B * tiles, H, 3 + K): of dd (for dbd), dn xhat, dn and, for each tap, dd times what it read
+    The 3 + K values of a channel are sums of dd (for dbd), of dn xhat and dn (for dgamma1 and dbeta1), and, for each
+    tap, of dd times what the tap read (for dwd).
+    """
+
+    channels: np.ndarray  # (B * tiles, H, 3 + K)
     alpha2: np.ndarray  # (groups * B * tiles,)
 
 
 @cuda_kernel
 def _fold_cuda(w2, u, v, ends, R):
-    """The second norm inside the second product's weights; a block of threads for each row."""
+    """w2, u and v: the second norm as a part of the second product. A block of threads makes one row."""
     scratch = cuda.shared.array(THREADS, np.float64)
     gamma2, beta2, ws, bs, wr, br = ends
     o, H = cuda.blockIdx.x, w2.shape[1]
@@ -81,7 +87,7 @@ def _fold_cuda(w2, u, v, ends, R):
 
 @cuda_function
 def _expand_forward_cuda(outputs, others, z, b, c, t, value):
-    """a = We x + be, and p and p^2 of p = prelu(a) for the sums."""
+    """Writes a = We x + be. Returns p = prelu(a) and p^2 for the sums."""
     be, alpha = others
     a = value + be[c]
     outputs[0][b, c, t] = a
@@ -91,7 +97,7 @@ def _expand_forward_cuda(outputs, others, z, b, c, t, value):
 
 @cuda_kernel
 def _middle_forward_cuda(d, sums, a, statistics, middle, dilation, lookahead):
-    """d = depthwise(norm(prelu(a))), and the sums of z = prelu(d) over groups of channels, (groups, B, T)."""
+    """d = depthwise(norm(prelu(a))), and the sums of z = prelu(d) and z^2 over groups of channels, (groups, B, T)."""
     (m, r), (alpha1, gamma, beta, w, b, alpha2) = statistics, middle
     H, T, K = a.shape[1], a.shape[2], w.shape[1]
     i, group, sample = cuda.threadIdx.x, cuda.blockIdx.y, cuda.blockIdx.z
@@ -131,7 +137,7 @@ def _z_cuda(arrays, b, c, t):
 
 @cuda_function
 def _join_forward_cuda(outputs, others, z, b, o, t, value):
-    """The second norm's correction, and the residual or the skip sum."""
+    """y with the second norm's correction, added to the residual path or to the skip sum."""
     x, skips, m, r, u, v, R = others
     y = r[b, t] * (value - m[b, t] * u[o]) + v[o]
     if o < R:
@@ -143,14 +149,14 @@ def _join_forward_cuda(outputs, others, z, b, o, t, value):
 
 @cuda_function
 def _dy_cuda(arrays, b, o, t):
-    """The rows of dx' and, below them, those of dskips'."""
+    """An entry of dy: the rows of dx' come first, then those of dskips'."""
     dx, dskips, R = arrays
     return dx[b, o, t] if o < R else dskips[b, o - R, t]
 
 
 @cuda_function
 def _second_norm_backward_cuda(outputs, others, z, b, c, t, value):
-    """g = W2^T (dy r2), and g and g xhat2 for the sums."""
+    """Writes g = W2^T (dy r2). Returns g and g xhat2 for the sums."""
     d, m, r, alpha = others
     g = value * r[b, t]
     outputs[0][b, c, t] = g
@@ -171,7 +177,7 @@ def _xhat2_transposed_cuda(arrays, b, t, c):
 def _middle_backward_cuda(g1, parts, sums, g, spread, kept, middle, reach):
     """From g at the second norm to g1 at the first one, with parts of all sums that are needed next.
 
-    sums (groups, B, T): of g1 and g1 xhat over a group's channels.
+    `sums` (groups, B, T) are those of g1 and g1 xhat over a group's channels.
     """
     (d, a, m, r), (A, D), (dilation, lookahead) = kept, spread, reach
     alpha1, gamma, beta, w, _, alpha2 = middle
@@ -183,8 +189,8 @@ def _middle_backward_cuda(g1, parts, sums, g, spread, kept, middle, reach):
     scratch = cuda.shared.array(THREADS, np.float64)
     shared = cuda.shared.array(0, a.dtype)
     dd = shared[: THREADS + halo]  # of the frames from start - lookahead on
-    each = shared[THREADS + halo :]  # what each thread adds to the sums of a channel: values x THREADS
-    lanes = shared[THREADS + halo + values * THREADS :]  # the same summed, channels x values x LANES
+    terms = shared[THREADS + halo :]  # each thread's terms of the sums of a channel: values x THREADS
+    lanes = shared[THREADS + halo + values * THREADS :]  # partial sums of them: channels x values x LANES
     zero = a.dtype.type(0)
     total_alpha, total, total_x = 0.0, 0.0, 0.0
     for c in range(first, min(H, first + CHANNELS)):
@@ -206,17 +212,16 @@ def _middle_backward_cuda(g1, parts, sums, g, spread, kept, middle, reach):
         if s < T:
             value = a[sample, c, s]
             xhat = ((value if value > 0 else alpha1[0] * value) - m[sample, s]) * r[sample, s]
-        for k in range(
-            K
-        ):  # in the forward pass this was d[t] += w[k] * (gamma * xhat[s] + beta), s = t + offset(k)
+        # in the forward pass this was d[t] += w[k] * (gamma * xhat[s] + beta), s = t + offset(k)
+        for k in range(K):
             upstream = dd[i + (K - 1 - k) * dilation]
-            each[(3 + k) * THREADS + i] = zero
+            terms[(3 + k) * THREADS + i] = zero
             if s < T:
                 dn += w[c, k] * upstream
-                each[(3 + k) * THREADS + i] = upstream * (gamma[c] * xhat + beta[c])
-        each[i] = db_c
-        each[THREADS + i] = dn * xhat
-        each[2 * THREADS + i] = dn
+                terms[(3 + k) * THREADS + i] = upstream * (gamma[c] * xhat + beta[c])
+        terms[i] = db_c
+        terms[THREADS + i] = dn * xhat
+        terms[2 * THREADS + i] = dn
         if s < T:
             gradient = gamma[c] * dn * r[sample, s]
             g1[sample, c, s] = gradient
@@ -226,7 +231,7 @@ def _middle_backward_cuda(g1, parts, sums, g, spread, kept, middle, reach):
         for j in range(i, values * LANES, THREADS):
             lane_total = zero
             for thread in range(j % LANES, THREADS, LANES):
-                lane_total += each[j // LANES * THREADS + thread]
+                lane_total += terms[j // LANES * THREADS + thread]
             lanes[(c - first) * values * LANES + j] = lane_total
     cuda.syncthreads()
     for j in range(i, (min(H, first + CHANNELS) - first) * values, THREADS):
@@ -244,7 +249,7 @@ def _middle_backward_cuda(g1, parts, sums, g, spread, kept, middle, reach):
 
 @cuda_kernel
 def _middle_sums_cuda(db, dgamma, dbeta, dw, sums):
-    """Add up the parts of the channels' sums; a block of threads for each channel and each of its values."""
+    """Add up the parts of the channels' sums. A block of threads takes one value of one channel."""
     scratch = cuda.shared.array(THREADS, np.float64)
     value, c = cuda.blockIdx.x, cuda.blockIdx.y
     total = 0.0
@@ -264,7 +269,7 @@ def _middle_sums_cuda(db, dgamma, dbeta, dw, sums):
 
 @cuda_kernel
 def _expand_backward_cuda(g, dalpha, a, spread, alpha):
-    """From g at the first norm to da, in place; dalpha (blocks,) in parts."""
+    """g at the first norm becomes da, in place. dalpha (blocks,) is in parts."""
     A, D = spread
     scratch = cuda.shared.array(THREADS, np.float64)
     t, group, sample = cuda.grid(1), cuda.blockIdx.y, cuda.blockIdx.z
@@ -291,7 +296,7 @@ def _dx_cuda(outputs, others, z, b, c, t, value):
 
 @cuda_kernel
 def _unfold_cuda(gradients, M, e1, ends, R):
-    """From the gradient M of W2 and e1 of v to those of W, b, gamma2 and beta2. A block takes LANES channels."""
+    """From M and e1, the gradients of W2 and v, to those of W, b, gamma2 and beta2. A block takes LANES channels."""
     dgamma2, dbeta2, dws, dbs, dwr, dbr = gradients
     gamma2, beta2, ws, _, wr, _ = ends
     from_w = cuda.shared.array(THREADS, np.float64)
@@ -342,12 +347,12 @@ _dx = TiledProduct(f"{__name__}._dx", weight_transposed, frames, _dx_cuda, left_
 
 
 def _without_none(ends):
-    """Ends with other arrays for those of the residual where there are none: if R = 0, kernels do not touch them."""
+    """Ends that a kernel accepts: other arrays stand for a missing residual. Where R = 0, no kernel touches them."""
     return ends if ends.wr is not None else ends._replace(wr=ends.ws, br=ends.bs)
 
 
 def tcn_block_forward_cuda(streams, inner, ends, norm, eps, reach):
-    """The next streams, and the cache. inner: the block's arrays up to alpha2; reach: dilation and lookahead."""
+    """Returns the next streams and the cache. inner: the block's arrays up to alpha2; reach: (dilation, lookahead)."""
     x, skips = streams
     we, be, alpha1, gamma1, beta1, wd, bd, alpha2 = inner
     (B, C, T), (H, K) = x.shape, wd.shape
@@ -377,7 +382,7 @@ def tcn_block_forward_cuda(streams, inner, ends, norm, eps, reach):
 
 
 def tcn_block_backward_cuda(dy, cache):
-    """The gradients of all arrays, in the order of the public op."""
+    """Returns the gradients of all arrays, in the order of the public op."""
     kept, d, weights, ends, norm, reach = cache
     x, a = kept.x, kept.a
     dx = empty(x.shape, like=x)
@@ -411,7 +416,7 @@ def tcn_block_backward_cuda(dy, cache):
 
 
 def _second_norm(dends, dy, cache):
-    """Back through the second product and its norm: fills `dends`, returns g and what the statistics spread."""
+    """Back through the second product and its norm: fills `dends`, and returns g and the norm's A and D."""
     kept, d, weights, ends, norm, _ = cache
     (B, H, T), O = kept.a.shape, len(weights.w2)
     R, second = O - len(ends.ws), Statistics(kept.m2, kept.r2)

@@ -14,9 +14,14 @@ from pathlib import Path
 import numpy as np
 import soundfile as sf
 
+from tasnet_np.containers.opening import open_part, parts_of
+from tasnet_np.containers.parts import ENDLESS
+from tasnet_np.containers.streams import flac_up_to
 from tasnet_np.errors import UserError
 from tasnet_np.safe_files import atomic_path
-from tasnet_np.sound.resampling import check_rate
+from tasnet_np.sound.bad_samples import check_finite
+from tasnet_np.sound.channels import check_channels_first
+from tasnet_np.sound.resampling import check_rate, check_sound_rate
 
 FORMATS = {  # suffix: format and subtype that `write` uses; `read` goes by the contents of the file
     ".wav": ("WAV", "PCM_16"),
@@ -32,10 +37,8 @@ FORMATS = {suffix: how for suffix, how in FORMATS.items() if how[0] in sf.availa
 
 UNLIMITED = ("FLOAT", "DOUBLE", "VORBIS", "OPUS", "MPEG_LAYER_III")  # subtypes that can exceed 1
 BLOCK = 1 << 16  # frames per call: libsndfile crashes on minutes of Vorbis written at once
-PLACEHOLDER_SIZE = (
-    0x7FFFF000  # bytes: a program that writes into a pipe gives this size or a larger one for a chunk
-)
 LARGEST_WAV = (1 << 32) - 1  # bytes
+MP3_MEMORY = 32 * 1152  # frames that an MP3 decoder needs before those that it is to decode rightly
 UNKNOWN_LENGTH = (1 << 63) - 1  # libsndfile's frame count where the header gives none
 
 
@@ -48,6 +51,7 @@ class Recording:
     format: str  # in libsndfile's words: "WAV", "FLAC", "OGG", ...
     subtype: str  # "PCM_16", "FLOAT", "VORBIS", ...
     path: Path
+    note: str = ""  # what is strange about the file, as of `AudioFile`
 
 
 def read(path):
@@ -64,21 +68,21 @@ def read(path):
     Raises
     ------
     UserError
-        The file is missing, not readable, not audio, has no samples, has NaN or infinite samples,
-        has a sample rate of 0, or is shorter than its header says (WAV, AIFF, FLAC and MP3; an Ogg
-        header gives no length).
+        The file is missing, not readable, not audio, has no samples, has bad samples (`bad_samples`), has a sample
+        rate that no sound has, is shorter than its header says, or ends within a page (Ogg).
     """
-    file = AudioFile(path)
+    file = AudioFile(path, header=False)
     samples = np.concatenate(list(file), axis=1)  # (channels, n)
     check_finite(file.path, samples)
-    return Recording(samples, file.rate, file.format, file.subtype, file.path)
+    return Recording(samples, file.rate, file.format, file.subtype, file.path, file.note)
 
 
 class AudioFile:
     """An audio file that is read block by block. Each iteration reads it from its beginning.
 
-    An iteration yields arrays (channels, n) of float32 with at most `BLOCK` frames. Their samples may be NaN or
-    infinite.
+    An iteration yields arrays (channels, n) of float32 with at most `BLOCK` frames. Their samples may be bad, see
+    `bad_samples`. All samples that are there are read, whatever length the header gives, and so are several files or
+    Ogg streams that were put one after the other.
 
     Parameters
     ----------
@@ -97,6 +101,8 @@ class AudioFile:
         Samples of each channel according to the header; `UNKNOWN_LENGTH` where it does not say.
     format, subtype : str
         In libsndfile's words.
+    note : str
+        After an iteration: what is strange about the file, if there is more in it than its header promises.
 
     Raises
     ------
@@ -105,41 +111,19 @@ class AudioFile:
     """
 
     def __init__(self, path, *, header=True):
-        self.path = Path(path)
+        self.path, self.note = Path(path), ""
         if header:
-            with self._opened():
-                pass
+            promised, parts = [], self._parts()
+            for part in parts:
+                with self._opened(part, part is parts[0]) as opened:
+                    promised.append(_promised(opened, part))
+            self.frames = sum(promised) if all(promised) else UNKNOWN_LENGTH
 
     def __iter__(self):
-        frames = 0
-        with self._opened() as opened:
-            while len(block := opened.read(BLOCK, "float32", always_2d=True)):  # (n, channels)
-                frames += len(block)
-                yield np.ascontiguousarray(block.T)
-            promised = opened.frames
-        if frames == 0:
-            raise UserError(f"{self.path}: holds 0 samples; record or export it again")
-        if frames < promised:
-            raise UserError(f"{self.path}: is truncated ({frames} of {promised} samples); copy it again")
-
-    @contextlib.contextmanager
-    def _opened(self):
-        """The file opened by libsndfile; sets the attributes that the header gives."""
-        path = self.path
-        try:
-            _check_header(path)
-            with sf.SoundFile(path) as opened:
-                self.rate, self.channels, self.frames = opened.samplerate, opened.channels, opened.frames
-                self.format, self.subtype = opened.format, opened.subtype
-                yield opened
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-        except (sf.SoundFileError, TypeError) as error:  # TypeError: a suffix of headerless files
-            reason = getattr(error, "error_string", error)
-            raise UserError(f"{path}: not readable as audio ({reason}); convert it to WAV") from error
+        return (block for _, block in self._blocks())
 
     def read_part(self, start, stop):
-        """The samples from frame `start` to frame `stop`, without reading those before.
+        """The samples from frame `start` to frame `stop`, without reading those before where that is possible.
 
         Parameters
         ----------
@@ -152,47 +136,162 @@ class AudioFile:
         Raises
         ------
         UserError
-            The file ends before `stop`, or the samples are not finite.
+            The file ends before `stop`, or some of the samples are bad.
         """
-        with self._opened() as opened:
-            opened.seek(min(start, opened.frames))
-            samples = np.ascontiguousarray(opened.read(stop - start, "float32", always_2d=True).T)
+        samples = self._sought(start, stop)
+        if samples is None:
+            samples = self._passed(start, stop)
         if samples.shape[1] < stop - start:
             found = f"ends at sample {start + samples.shape[1]}, expected at least {stop}"
             raise UserError(f"{self.path}: {found}; it has changed: prepare the recordings anew")
-        check_finite(self.path, samples)
+        check_finite(self.path, samples, start)
         return samples
 
+    def _sought(self, start, stop):
+        """The samples of a part of the file, after a seek; None where the file cannot be read so."""
+        part, *others = self._parts()
+        if others:
+            return None
+        last = part.frames if part and part.surplus == ENDLESS else stop
+        part = flac_up_to(part, stop) if part and part.is_flac else part
+        with self._opened(part, True) as opened:
+            begin = max(0, start - MP3_MEMORY) if opened.format == "MP3" else start
+            if part and part.last_seek is not None:
+                begin = min(begin, part.last_seek)
+            try:
+                opened.seek(begin)
+                samples = opened.read(max(0, min(stop, last) - begin), "float32", always_2d=True)[
+                    start - begin :
+                ]
+            except sf.SoundFileError:
+                return None
+        return np.ascontiguousarray(samples.T) if len(samples) == stop - start else None
 
-def _check_header(path):
-    """Refuse what libsndfile would mend silently or not explain: a wrong length, a rate of 0."""
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise UserError(f"{path}: is not a file; give the path of an audio file")
-    with open(path, "rb") as opened:
-        end = os.fstat(opened.fileno()).st_size
-        if end == 0:
-            raise UserError(f"{path}: is empty (0 bytes); copy or download it again")
-        layouts = {b"RIFF": ("little", b"data"), b"FORM": ("big", b"SSND")}  # WAV, AIFF
-        order, audio = layouts.get(opened.read(12)[:4], (None, None))
-        while order and len(header := opened.read(8)) == 8:  # one chunk: name, size, contents
-            name, size, start = header[:4], int.from_bytes(header[4:], order), opened.tell()
-            if name == b"fmt " and opened.read(8)[4:] == bytes(4):
-                raise UserError(f"{path}: has a sample rate of 0; export it again")
-            if name == audio:
-                if end - start < size < PLACEHOLDER_SIZE:
-                    found = f"{end - start} of {size} bytes of samples"
-                    raise UserError(f"{path}: is truncated ({found}); copy it again")
-                return
-            opened.seek(start + size + size % 2)  # chunks start at even places
+    def _passed(self, start, stop):
+        """The same, after all blocks before; fewer samples where the file ends before."""
+        pieces = [np.zeros((self.channels, 0), np.float32)]
+        for place, block in self._blocks(start):
+            pieces.append(block[:, max(0, start - place) : max(0, stop - place)])
+            if place + block.shape[1] >= stop:
+                break
+        return np.concatenate(pieces, axis=1)
+
+    def _blocks(self, start=0):
+        """Yield the place and the samples of each block, but leave out parts that lie before `start`."""
+        frames, parts = 0, self._parts(joined=True)
+        for part in parts:
+            if part and part.surplus == ENDLESS and frames + part.frames <= start:
+                frames += part.frames
+                continue
+            with self._opened(part, part is parts[0]) as opened:
+                for block in self._blocks_of(opened, part):
+                    yield frames, np.ascontiguousarray(block.T)
+                    frames += len(block)
+        self.frames = frames
+        if frames == 0:
+            raise UserError(f"{self.path}: holds 0 samples; record or export it again")
+
+    def _blocks_of(self, opened, part):
+        """Yield the blocks (n, channels) of one part, and hold their number against the promised one."""
+        promised, surplus, frames = _promised(opened, part), part.surplus if part else 0, 0
+        while frames < promised:
+            block = self._read(opened, min(BLOCK, promised - frames), frames, promised)
+            if not len(block):
+                raise self._ends_early(frames, promised, "nothing follows")
+            yield block
+            frames += len(block)
+        if surplus == ENDLESS:
+            return
+        try:
+            block = self._read(opened, int(surplus) + 1 if promised else BLOCK, frames, promised)
+        except UserError:
+            if not promised:
+                raise
+            self.note = self.note or "bytes follow its samples that are no sound; they were left out"
+            return
+        if promised and len(block) <= surplus:
+            return
+        if promised:
+            self.note = (
+                self.note or f"has more than the {promised} samples that its header promises; all were taken"
+            )
+        while len(block):
+            yield block
+            frames += len(block)
+            block = self._read(opened, BLOCK, frames, promised)
+
+    def _read(self, opened, count, frames, promised):
+        """The next frames (n, channels) of an opened part, after so many of it."""
+        try:
+            return opened.read(count, "float32", always_2d=True)
+        except sf.SoundFileError as error:
+            raise self._ends_early(frames, promised, _reason(error)) from error
+
+    def _ends_early(self, frames, promised, reason):
+        """The error of a part that cannot be read after so many of the promised frames."""
+        place = f"sample {frames} of {promised}" if promised else f"sample {frames}"
+        found = f"is truncated, or not readable as audio somewhere after {place} ({reason})"
+        return UserError(f"{self.path}: {found}; copy it again")
+
+    def _parts(self, joined=False):
+        """The parts that libsndfile reads one after the other; None for all of a file of another kind."""
+        try:
+            status = self.path.stat()
+            if not stat.S_ISREG(status.st_mode):
+                raise UserError(f"{self.path}: is not a file; give the path of an audio file")
+            if status.st_size == 0:
+                raise UserError(f"{self.path}: is empty (0 bytes); copy or download it again")
+            parts = parts_of(self.path, joined=joined) or [None]
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be read ({error.strerror}); check the path") from error
+        self.note = next((part.note for part in parts if part), "")
+        return parts
+
+    @contextlib.contextmanager
+    def _opened(self, part, is_first):
+        """A part opened by libsndfile. The first one sets the attributes that the header gives."""
+        path = self.path
+        try:
+            with open_part(path, part) as opened:
+                self._take_header(opened, part, is_first)
+                yield opened
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+        except (sf.SoundFileError, TypeError) as error:  # TypeError: a suffix of headerless files
+            raise UserError(f"{path}: not readable as audio ({_reason(error)}); convert it to WAV") from error
+
+    def _take_header(self, opened, part, is_first):
+        """Set the attributes, or hold a later part against them. Refuse headers that cannot be true."""
+        header = opened.samplerate, opened.channels
+        if is_first:
+            check_sound_rate(self.path, opened.samplerate)
+            (self.rate, self.channels), self.frames = header, _promised(opened, part) or UNKNOWN_LENGTH
+            self.format, self.subtype = opened.format, opened.subtype
+        elif header != (self.rate, self.channels):
+            found = f"{self.rate} Hz with {self.channels} channels, then {header[0]} Hz with {header[1]}"
+            raise UserError(f"{self.path}: has parts of different kinds ({found}); split it")
+
+
+def _promised(opened, part):
+    """Samples of each channel that a part has according to its header; 0 where it does not say."""
+    if part and part.frames is not None:
+        return part.frames
+    return 0 if opened.frames == UNKNOWN_LENGTH else opened.frames
+
+
+def _reason(error):
+    """What libsndfile says of an error, but for one that only its programmers understand."""
+    reason = str(getattr(error, "error_string", error))
+    return "a sample rate of 0, or of more than 2147483647" if "SF_INFO" in reason else reason
 
 
 def seconds_by_header(path):
     """Length of an audio file in seconds by its header alone; 0 where that cannot be told."""
     try:
-        info = sf.info(path)
-    except (sf.SoundFileError, TypeError):
+        file = AudioFile(path)
+    except UserError:
         return 0.0
-    return 0.0 if info.frames == UNKNOWN_LENGTH else info.frames / info.samplerate
+    return 0.0 if file.frames == UNKNOWN_LENGTH else file.frames / file.rate
 
 
 def write(path, samples, rate, *, format=None, subtype=None):
@@ -211,8 +310,8 @@ def write(path, samples, rate, *, format=None, subtype=None):
     Raises
     ------
     UserError
-        The samples have a wrong shape or dtype, are not finite or would clip, the format cannot
-        hold them, the rate is not above 0, or the file cannot be written.
+        The samples have a wrong shape or dtype, more channels than samples, are not finite, absurdly large or would
+        clip, the format cannot hold them, the rate is not above 0, or the file cannot be written.
     """
     path = Path(path)
     format, subtype = _encoding(path, format, subtype)
@@ -283,19 +382,13 @@ def _check_samples(path, samples, subtype):
         raise UserError(f"{path}: samples are {samples.dtype}; convert to float32 between -1 and 1")
     if samples.ndim not in (1, 2) or samples.size == 0:
         raise UserError(f"{path}: samples have shape {samples.shape}; give (channels, n) or (n,)")
+    check_channels_first(path, samples)
     check_finite(path, samples)
     peak = np.abs(samples).max()
     if peak > 1 and subtype not in UNLIMITED:
         raise UserError(f"{path}: peak {peak:.4g} clips in {subtype}; scale to 1 or write FLOAT")
     if subtype == "VORBIS" and samples.ndim == 2 and len(samples) > 255:  # libsndfile crashes
         raise UserError(f"{path}: {len(samples)} channels; Vorbis holds 255, write a WAV file")
-
-
-def check_finite(path, samples):
-    """Refuse NaN and infinity."""
-    bad = samples.size - np.count_nonzero(np.isfinite(samples))
-    if bad:
-        raise UserError(f"{path}: {bad} of {samples.size} samples are NaN or infinite; mend them")
 
 
 def check_folder(folder):

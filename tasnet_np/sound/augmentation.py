@@ -1,8 +1,8 @@
-"""Making recordings more varied: speed, colour, polarity, rooms, bandwidth, overloaded microphones.
+"""Making recordings more varied: speed, colour, equalisers, rooms, bandwidth, overloaded microphones, made-up noise.
 
-Each function changes one signal (n,) of float32. None of them draws anything at random, except
-`synthetic_room`. `tasnet_np.corpus.mixing.Mixer` decides which of them an example goes through. scipy.signal
-is imported inside the functions: it takes half a second, and only training needs it.
+Each function changes or makes one signal (n,) of float32. Those that draw something at random take `rng`.
+`tasnet_np.corpus.mixing.Mixer` decides which of them an example goes through. scipy.signal is imported inside the
+functions: it takes half a second, and only training needs it.
 """
 
 from dataclasses import dataclass
@@ -19,14 +19,30 @@ DIRECT_DB = (
     0.0,
     12.0,
 )  # lowest and highest level of a synthetic room's direct sound, relative to all that follows
+LOWEST_HZ = 40.0  # below this, the slope and the bumps of a random spectrum are level
+BUMPS = 8  # random levels of a spectrum, at random frequencies
+SLOPE_DB = (-9.0, 3.0)  # lowest and highest slope per octave, of synthetic noise
+BUMP_DB = 6.0  # standard deviation of its bumps
+EQUALISER_SLOPE_DB = {"speech": 2.0, "noise": 4.0}  # steepest slope per octave, up or down
+EQUALISER_BUMP_DB = {"speech": 3.0, "noise": 6.0}  # standard deviation of the bumps
+HUM = 0.3  # probability that synthetic noise has a hum
+HUM_HZ = (45.0, 400.0)  # lowest and highest pitch of a hum
+HUM_DB = (-10.0, 10.0)  # lowest and highest level of a hum, relative to the other noise
+OVERTONES = 30  # at most so many in a hum, its pitch counted
+SWELL = 0.5  # probability that the level of synthetic noise changes
+SWELL_DB = 8.0  # standard deviation of the changing level
+SWELL_SECONDS = (0.1, 1.0)  # shortest and longest time between two of its values
 LOWEST_CUTOFF = 0.3  # of half the sample rate: the narrowest band of `low_pass`
 LOW_PASS_TAPS = 129  # length of its filter
 PROBABILITY = Range(0, 1, words="between 0 and 1")
 RANGES = {
     "noises": Range(1, 100, whole=True),
+    "babble": PROBABILITY,
+    "synthetic": PROBABILITY,
     "gain_db": Range(0, 100, words="0 or above, and at most 100"),
     "speed": Range(0, 0.5, words="between 0 and 0.5"),
     "colour": Range(0, 0.45, words="between 0 and 0.45"),  # with 0.5 a filter can be unstable
+    "equaliser": PROBABILITY,
     "polarity": PROBABILITY,
     "band_limit": PROBABILITY,
     "room": PROBABILITY,
@@ -42,10 +58,15 @@ class Augmentation:
     """How much variety to add. By default none. Each probability is that of one example."""
 
     noises: int = 1  # at most so many noise recordings at once
+    babble: float = 0.0  # probability that the first noise is made of many voices
+    synthetic: float = 0.0  # probability that the first noise is no recording (`synthetic_noise`)
     gain_db: float = 0.0  # the mixture's level varies by up to this, up and down
     speed: float = 0.0  # speech and noise are played faster or slower by up to this share
     colour: float = (
         0.0  # speech and noise each go through a random filter (`coloured`) with coefficients up to this
+    )
+    equaliser: float = (
+        0.0  # probability for speech, and for noise, of other levels of its frequencies (`equalised`)
     )
     polarity: float = (
         0.0  # probability that an example changes its sign, as with a microphone wired the other way
@@ -143,6 +164,85 @@ def synthetic_room(rng, rate):
     tail = rng.standard_normal(len(time)) * 10 ** (-3 * time / decay)  # -60 dB after `decay`
     tail *= 10 ** (-direct_db / 20) / np.sqrt(np.sum(tail**2))
     return np.concatenate([[1.0], np.clip(tail, -1, 1)])
+
+
+def synthetic_noise(rng, samples, rate):
+    """Make noise with a random spectrum, with or without a hum, steady or swelling.
+
+    Recordings of noise are few, and a model may learn them by heart. Noise from here is never the same twice.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+    samples : int
+    rate : int
+        Hz.
+
+    Returns
+    -------
+    ndarray, shape (samples,), float32
+        Its RMS is 1 before it swells.
+    """
+    size = _power_of_two(samples)
+    gains = _random_gains(rng, size, rate, rng.uniform(*SLOPE_DB), BUMP_DB)
+    noise = _unit(np.fft.irfft(np.fft.rfft(rng.standard_normal(size)) * gains, size)[:samples])
+    if rng.random() < HUM:
+        noise = _unit(noise + 10 ** (rng.uniform(*HUM_DB) / 20) * _hum(rng, samples, rate))
+    if rng.random() < SWELL:
+        times = np.cumsum(rng.uniform(*SWELL_SECONDS, 2 + int(samples / rate / SWELL_SECONDS[0])))
+        level_db = np.interp(np.arange(samples) / rate, times, SWELL_DB * rng.standard_normal(len(times)))
+        noise = noise * 10 ** (level_db / 20)
+    return noise.astype(np.float32)
+
+
+def equalised(signal, kind, rng, rate):
+    """Change the levels of a signal's frequencies at random, those of speech less than those of noise.
+
+    Parameters
+    ----------
+    signal : ndarray, shape (n,)
+    kind : str
+        "speech" or "noise".
+    rng : numpy.random.Generator
+    rate : int
+        Hz.
+
+    Returns
+    -------
+    ndarray, shape (n,), of the same dtype
+    """
+    size, steepest = _power_of_two(len(signal)), EQUALISER_SLOPE_DB[kind]
+    gains = _random_gains(rng, size, rate, rng.uniform(-steepest, steepest), EQUALISER_BUMP_DB[kind])
+    return np.fft.irfft(np.fft.rfft(signal, size) * gains, size)[: len(signal)].astype(signal.dtype)
+
+
+def _power_of_two(n):
+    """The smallest power of two that is at least n: a fast size for an FFT."""
+    return 1 << (n - 1).bit_length()
+
+
+def _random_gains(rng, size, rate, slope_db, bump_db):
+    """Gains (size // 2 + 1,) for the spectrum of `size` samples: a slope per octave, and random bumps."""
+    octaves = np.log2(np.maximum(np.fft.rfftfreq(size, 1 / rate), LOWEST_HZ) / LOWEST_HZ)
+    points = np.sort(rng.uniform(0, octaves[-1], BUMPS))
+    gain_db = slope_db * octaves + np.interp(octaves, points, bump_db * rng.standard_normal(BUMPS))
+    return 10 ** (gain_db / 20)
+
+
+def _hum(rng, samples, rate):
+    """A tone of a random pitch, and overtones with random levels and phases. Shape (samples,), RMS 1."""
+    size = _power_of_two(samples)
+    pitch = max(1, round(rng.uniform(*HUM_HZ) * size / rate))  # in bins of the spectrum
+    numbers = np.arange(1, min(OVERTONES, size // 2 // pitch) + 1)
+    spectrum = np.zeros(size // 2 + 1, complex)
+    amplitudes = numbers ** -rng.uniform(0, 2) * rng.exponential(size=len(numbers))
+    spectrum[pitch * numbers] = amplitudes * np.exp(2j * np.pi * rng.random(len(numbers)))
+    return _unit(np.fft.irfft(spectrum, size)[:samples])
+
+
+def _unit(signal):
+    """The signal with an RMS of 1."""
+    return signal / np.sqrt(np.mean(signal**2))
 
 
 def low_pass(signal, cutoff):

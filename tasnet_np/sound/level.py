@@ -7,6 +7,7 @@ loud, or inverted. `fit_level` finds the two gains with which they add up to the
 
 import numpy as np
 
+from tasnet_np.sound.bad_samples import bad_samples
 from tasnet_np.sound.metrics import without_mean
 
 LEVEL_DB = -25.0  # dBFS: the RMS level of the mixtures that a model is trained on, and hears later
@@ -139,7 +140,7 @@ class RunningLevel:
         Parameters
         ----------
         mixture : ndarray, shape (channels, n)
-            The samples that have come in since the last call. NaN and infinite samples count as 0.
+            The samples that have come in since the last call. Bad ones (`bad_samples`) count as 0.
         sources : ndarray, shape (2, channels, m)
             The sources that follow those of the last call.
 
@@ -147,7 +148,7 @@ class RunningLevel:
         -------
         ndarray, shape (2, channels, m)
         """
-        mixture = np.where(np.isfinite(mixture), mixture, 0.0)
+        mixture = np.where(bad_samples(mixture), 0.0, mixture)
         m = sources.shape[-1]
         waiting = np.concatenate([self._waiting, mixture], axis=1)
         mixture, self._waiting = waiting[:, :m], waiting[:, m:]

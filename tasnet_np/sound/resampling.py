@@ -7,6 +7,9 @@ import numpy as np
 
 from tasnet_np.errors import UserError
 
+LOWEST_RATE, HIGHEST_RATE = 1000, 1_000_000  # Hz, of a recording
+LARGEST_RATIO = 200_000  # of rates in lowest terms: the filter has 20 times as many taps
+
 
 def resample(samples, rate_in, rate_out):
     """Change the sample rate along the last axis.
@@ -28,21 +31,39 @@ def resample(samples, rate_in, rate_out):
     Raises
     ------
     UserError
-        A rate is not a whole number above 0.
+        A rate is not a whole number above 0, or the filter would have more than `20 * LARGEST_RATIO` taps.
     """
     check_rate("rate_in", rate_in)
     check_rate("rate_out", rate_out)
     if rate_in == rate_out:
         return samples
+    up, down = _reduced(rate_in, rate_out)
     from scipy.signal import resample_poly  # takes half a second to import, and most files need no resampling
 
-    return resample_poly(samples, rate_out, rate_in, axis=-1)
+    return resample_poly(samples, up, down, axis=-1)
 
 
 def check_rate(name, rate):
     """Refuse a sample rate that is not a whole number above 0."""
     if not isinstance(rate, numbers.Integral) or rate < 1:
         raise UserError(f"{name}: sample rate {rate}; give a whole number of hertz above 0")
+
+
+def check_sound_rate(name, rate):
+    """Refuse a sample rate that no recording of speech has: resampling from it would take endless memory."""
+    if not isinstance(rate, numbers.Integral) or not LOWEST_RATE <= rate <= HIGHEST_RATE:
+        wanted = f"give one between {LOWEST_RATE} and {HIGHEST_RATE} Hz"
+        raise UserError(f"{name}: has a sample rate of {rate}; {wanted}, or export it again")
+
+
+def _reduced(rate_in, rate_out):
+    """The ratio rate_out / rate_in as (up, down), in lowest terms. Refuse one that takes an endless filter."""
+    common = math.gcd(rate_in, rate_out)
+    up, down = rate_out // common, rate_in // common
+    if max(up, down) > LARGEST_RATIO:
+        found = f"sample rates {rate_in} and {rate_out} have no common divisor above {common}"
+        raise UserError(f"{found}; resample to 48000 Hz or another usual rate first")
+    return up, down
 
 
 class Resampler:
@@ -66,8 +87,7 @@ class Resampler:
 
     def __init__(self, rate_in, rate_out, channels=1):
         self.channels = channels
-        common = math.gcd(rate_in, rate_out)
-        self._up, self._down = rate_out // common, rate_in // common
+        self._up, self._down = _reduced(rate_in, rate_out)
         self._half = 10 * max(self._up, self._down) if rate_in != rate_out else 0
         self._filter = _low_pass(self._half) if self._half else None
         self.delay_seconds = self._half / (self._up * rate_in)

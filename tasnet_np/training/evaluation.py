@@ -90,7 +90,9 @@ def _row(snr_db, scores, chosen):
         for name, key in measures.items():
             mean = scores[key][counted, i].mean() if counted.any() else np.nan
             row[f"{source}_{name}"] = float(mean)
-    for name in scores.keys() - measures.values():
+    for name in scores:
+        if name in measures.values():
+            continue
         values = scores[name][chosen & ~np.isnan(scores["before"][:, 0])]
         values = values[np.isfinite(values)] if name.split("_")[0] in PERCEPTUAL else values
         row[f"speech_{name}"] = float(values.mean()) if len(values) else np.nan

@@ -22,6 +22,8 @@ RANGES = {
     "average": Range(0, 1, below=True, words="at least 0 and below 1"),
     "noise_weight": Range(0, 1000),
     "mixture_weight": Range(0, 1000),
+    "ceiling_db": Range(0, 300, above=True),
+    "stft_weight": Range(0, 1000),
     "validate_every": Range(1, MOST_STEPS, whole=True),
     "validation_mixtures": Range(1, 1000, whole=True),
     "patience": Range(0, math.inf, whole=True),
@@ -54,10 +56,15 @@ class Recipe:
     average: float = 0.99  # decay of the moving average of the weights, which is what is kept; 0: none
     noise_weight: float = 1.0  # of the noise's SI-SNR in the loss; the speech's is 1
     mixture_weight: float = 0.0  # of the SI-SNR of the estimates' sum against the mixture
-    noises: int = 1  # from here on as in augment.Augmentation
+    ceiling_db: float = 80.0  # bound that SI-SNR comes near, but does not pass
+    stft_weight: float = 0.0  # of the likeness of spectra in the loss; that of SI-SNR is 1
+    noises: int = 1  # from here on as in augmentation.Augmentation
+    babble: float = 0.0
+    synthetic: float = 0.0
     gain_db: float = 0.0
     speed: float = 0.3
     colour: float = 0.375
+    equaliser: float = 0.0
     polarity: float = 0.5
     band_limit: float = 0.0
     room: float = 0.0

@@ -24,6 +24,9 @@ from tasnet_np.stored_json import build, read_json
 from tasnet_np.training.clock import Goal
 from tasnet_np.training.recipe import Recipe
 
+# What an older run does not name did not exist, and was off. These values stay, whatever the recipe's own become.
+_BEFORE = dataclasses.asdict(Augmentation()) | {"ceiling_db": 80.0, "stft_weight": 0.0}
+
 
 @dataclass(frozen=True)
 class RunData:
@@ -96,8 +99,7 @@ class RunFolder:
         """
         try:
             stored = read_json(self.config_file)
-            later = dataclasses.asdict(Augmentation())  # what an older run does not name did not exist: off
-            stored["recipe"] = later | stored["recipe"]
+            stored["recipe"] = _BEFORE | stored["recipe"]
             return build(RunSettings, stored)
         except OSError:
             raise UserError(

@@ -71,7 +71,8 @@ def train(
     Raises
     ------
     UserError
-        Unusable recordings, an unwritable or used folder, a loss that is not finite.
+        Unusable recordings, an unwritable or used folder, a loss that the device cannot compute or that is not
+        finite.
     """
     started = time.monotonic()
     folder = RunFolder(out)
@@ -79,12 +80,13 @@ def train(
     goal = Goal.or_default(minutes, steps)
     origin = RunData.at(speech=speech, noise=noise, rooms=rooms, manifest=prepared, start=start)
     model = _first_model(origin, config, recipe, path).to(device)
+    trainer = Trainer(model, recipe)
     recordings = find_recordings(origin, recipe, quiet)
     data = open_recordings(recordings, model.config.sample_rate, cache_bytes)
     with folder.create():
         manifest.save(recordings, folder.manifest_file)
         folder.write(RunSettings(model.config, recipe, goal, origin))  # from here on it can be resumed
-        run = _Run(folder, Trainer(model, recipe), data, Clock(goal, started), workers=workers, quiet=quiet)
+        run = _Run(folder, trainer, data, Clock(goal, started), workers=workers, quiet=quiet)
         return run.to_its_end()
 
 

@@ -5,12 +5,12 @@ import numpy as np
 from tasnet_np.compute.arrays import move
 from tasnet_np.errors import UserError
 from tasnet_np.network import checkpoint
-from tasnet_np.network.layers import NegativeSISNR
+from tasnet_np.network.layers import NegativeSISNR, SpeechLoss
+from tasnet_np.optimisation.optimisers import Adam, HalveOnPlateau, WeightAverage, warm_up_and_cosine
+from tasnet_np.optimisation.step import Step
 from tasnet_np.ranges import COUNT, DURATION, Range, check_stored
 from tasnet_np.training.evaluation import evaluate
-from tasnet_np.training.optimisers import Adam, HalveOnPlateau, WeightAverage, warm_up_and_cosine
 from tasnet_np.training.recipe import HIGHEST_RATE
-from tasnet_np.training.step import Step
 
 NORMS_EVERY = 20  # steps from one record of every part's gradient norm to the next
 STORED = ("best_si_snri", "without_best", "seconds", "fraction")  # attributes that a checkpoint has
@@ -25,6 +25,13 @@ NUMBERS = {  # all numbers that it has
 }
 
 
+def loss_of(recipe, rate):
+    """The loss that a recipe asks for, at a sample rate in Hz."""
+    weights, eps = (1.0, recipe.noise_weight), 10 ** (-recipe.ceiling_db / 10)
+    si_snr = NegativeSISNR(weights, mixture_weight=recipe.mixture_weight, eps=eps)
+    return SpeechLoss(si_snr, rate, weights, recipe.stft_weight) if recipe.stft_weight else si_snr
+
+
 class Trainer:
     """A model and all that changes while it is trained.
 
@@ -33,12 +40,17 @@ class Trainer:
     model : ConvTasNet
         On the device to train on. Its parameters are changed in place.
     recipe : Recipe
+
+    Raises
+    ------
+    UserError
+        The recipe's loss cannot be computed on the model's device.
     """
 
     def __init__(self, model, recipe):
         self.model = model
         self.recipe = recipe
-        self.loss = NegativeSISNR(weights=(1.0, recipe.noise_weight), mixture_weight=recipe.mixture_weight)
+        self.loss = loss_of(recipe, model.config.sample_rate).to(model.device)
         self.optimizer = Adam(
             model.params, learning_rate=recipe.learning_rate, weight_decay=recipe.weight_decay
         )

@@ -28,7 +28,7 @@ def example(config, batch):
 def our_step(config, batch, threads, path):
     from tasnet_np import ConvTasNet, NegativeSISNR
     from tasnet_np.compute.cpu import keep_freed_memory, set_threads
-    from tasnet_np.training.optimisers import Adam, clip_gradients
+    from tasnet_np.optimisation.optimisers import Adam, clip_gradients
 
     keep_freed_memory()
     set_threads(threads)

@@ -28,9 +28,9 @@ from tasnet_np.network.config import Config
 from tasnet_np.network.execution import ConvTasNet
 from tasnet_np.network.gradcheck import reduced
 from tasnet_np.network.layers import NegativeSISNR
-from tasnet_np.training.optimisers import Adam
+from tasnet_np.optimisation.optimisers import Adam
+from tasnet_np.optimisation.step import Step
 from tasnet_np.training.recipe import Recipe
-from tasnet_np.training.step import Step
 from tasnet_np.training.trainer import Trainer
 
 SMALL, ORIGIN = Config.preset("small"), Config.preset("origin")

@@ -21,10 +21,10 @@ from tasnet_np.compute.cpu_product import add_product_over_time, panels, product
 from tasnet_np.network.config import Config
 from tasnet_np.ops import tcn_block
 from tasnet_np.ops import tcn_block_cpu as ops
-from tasnet_np.ops.frame_statistics import CUMULATIVE, Spread, Statistics, Sums
+from tasnet_np.ops.frame_statistics import CUMULATIVE, Spread, Statistics, Sums, statistics_forward_cpu
 from tasnet_np.ops.tcn_block_arrays import Gradients, Kept, Streams, Weights
+from tasnet_np.optimisation.optimisers import Adam, clip_gradients
 from tasnet_np.safe_files import atomic_path
-from tasnet_np.training.optimisers import Adam, clip_gradients
 
 
 def stages(config):
@@ -71,7 +71,7 @@ def stages(config):
             lambda: ops._join_forward_cpu(streams, y, statistics, forward, 0, T), 5 * OT, 12 * OT,
         ),
         "statistics": (
-            lambda: ops._statistics_forward_cpu(statistics, sums, H, CUMULATIVE, 1e-8), 12 * T, 24 * T,
+            lambda: statistics_forward_cpu(statistics, sums, H, CUMULATIVE, 1e-8), 12 * T, 24 * T,
         ),
         "dy r, sums": (scale, 4 * OT, 8 * OT),
         "z once more": (middle, *in_the_middle),

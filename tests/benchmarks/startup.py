@@ -21,7 +21,7 @@ TORCH = """
 import sys, soundfile, torch
 sys.path.insert(0, {tests!r})
 from torch_peer import TorchConvTasNet
-from tasnet_np.network.model import Config
+from tasnet_np import Config
 samples, rate = soundfile.read({noisy!r}, dtype="float32")
 with torch.no_grad():
     speech = TorchConvTasNet(Config.preset("small"))(torch.tensor(samples)[None])[0, 0]

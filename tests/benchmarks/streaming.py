@@ -21,8 +21,8 @@ import numpy as np
 from side_by_side import in_turns, machine, parser, write_json
 
 from tasnet_np import Config, ConvTasNet
-from tasnet_np.network.streaming import Streamer
 from tasnet_np.safe_files import atomic_path
+from tasnet_np.streaming.streamer import Streamer
 
 CASES = {
     "small": Config.preset("small"),
@@ -38,7 +38,7 @@ def noise(samples):
     return (0.1 * np.random.default_rng(0).standard_normal(samples)).astype(np.float32)
 
 
-# The peers. Causal networks only, one channel; frames are rows, as in `tasnet_np.network.streaming`.
+# The peers. Causal networks only, one channel; frames are rows, as in `tasnet_np.streaming.streamer`.
 
 
 class TorchStreamer:

@@ -14,7 +14,9 @@ import types
 
 import numpy as np
 import pytest
+from forking import can_fork, in_child
 
+from tasnet_np import UserError
 from tasnet_np.commands.main import main
 from tasnet_np.compute.arrays import move, move_all, stack, unstack, window, write, zeros
 from tasnet_np.compute.gpu import SIMULATED, THREADS, CudaGraph, choose_device, cuda_problem, joined
@@ -22,11 +24,12 @@ from tasnet_np.corpus.mixing import Batch
 from tasnet_np.network import checkpoint
 from tasnet_np.network.config import PRESETS
 from tasnet_np.network.execution import ConvTasNet
-from tasnet_np.network.gradcheck import reduced, relative_error, upstream
+from tasnet_np.network.gradcheck import reduced
 from tasnet_np.network.layers import NegativeSISNR
-from tasnet_np.ops import OPS
+from tasnet_np.ops import CPU_ONLY, OPS
 from tasnet_np.ops.cases import CASES
-from tasnet_np.training.optimisers import SGD, Adam, WeightAverage, clip_gradients
+from tasnet_np.ops.gradcheck import relative_error, upstream
+from tasnet_np.optimisation.optimisers import SGD, Adam, WeightAverage, clip_gradients
 from tasnet_np.training.recipe import Recipe
 from tasnet_np.training.trainer import Trainer
 
@@ -60,7 +63,8 @@ SKIPPED_THERE = {  # on the simulated GPU: this very test, and those of a machin
     "test_without_a_gpu_cuda_is_one_clear_line_and_auto_is_the_cpu",
     "test_a_run_on_the_cpu_does_not_import_numba_cuda",
 }
-each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+CASES_HERE = [case for case in CASES if case.op.name not in CPU_ONLY]
+each_case = pytest.mark.parametrize("case", CASES_HERE, ids=lambda case: case.name)
 
 
 @pytest.mark.skipif(cuda_problem() is None, reason="runs on the GPU itself")
@@ -70,7 +74,7 @@ def test_all_of_this_file_on_a_simulated_gpu():
     ran = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert ran.returncode == 0, ran.stdout[-4000:] + ran.stderr[-2000:]
     passed, skipped = (re.findall(rf"::(\w+)\S*.* {word}", ran.stdout) for word in ("PASSED", "SKIPPED"))
-    assert len(passed) > 2 * len(CASES)
+    assert len(passed) > 2 * len(CASES_HERE)
     assert set(skipped) <= SKIPPED_THERE, ran.stdout
 
 
@@ -140,7 +144,9 @@ def test_kernels_match_the_float64_reference(case, dtype):
 
 
 # One case of every op: the rest differ in their shapes, not in the order of their sums.
-ONE_OF_EACH = [next(case for case in CASES if case.op.name == name) for name in OPS]
+ONE_OF_EACH = [
+    next(case for case in CASES_HERE if case.op.name == name) for name in OPS if name not in CPU_ONLY
+]
 
 
 @needs_gpu
@@ -152,6 +158,21 @@ def test_same_bits_on_two_runs(case):
     y, y_again = (v if isinstance(v, tuple) else (v,) for v in (y, y_again))
     for a, b in zip((*y, *gradients), (*y_again, *gradients_again), strict=True):
         assert a.tobytes() == b.tobytes()
+
+
+@needs_gpu
+@pytest.mark.parametrize("name", CPU_ONLY)
+def test_ops_of_the_cpu_say_so(name):
+    case = next(case for case in CASES if case.op.name == name)
+    with pytest.raises(UserError, match=f"{name} runs on the CPU only"):
+        run_on_gpu(case, np.float32)
+
+
+@needs_gpu
+def test_a_recipe_whose_loss_is_for_the_cpu_is_refused_before_the_first_step():
+    model = ConvTasNet(reduced(PRESETS["small"])).to("cuda")
+    with pytest.raises(UserError, match="train with --device cpu"):
+        Trainer(model, Recipe(stft_weight=0.5))
 
 
 @needs_gpu
@@ -436,3 +457,34 @@ def test_gradients_of_a_model_there_takes_arrays_from_here():
     assert there == pytest.approx(here, abs=1e-3)  # dB
     name = "mask.w"
     assert relative_error(models[1].grads[name].numpy(), models[0].grads[name]) < 1e-3
+
+
+@needs_gpu
+@can_fork
+def test_a_process_forked_after_use_is_told_so_and_its_parent_goes_on():
+    model, mixture = ConvTasNet(reduced(PRESETS["small"])).to("cuda"), np.ones((2, 40), np.float32)
+    expected = model.forward(mixture, keep=False)
+
+    def attempts():
+        other = ConvTasNet(reduced(PRESETS["small"]))
+        tasks = [
+            lambda: model.forward(mixture, keep=False),  # new memory
+            lambda: float(zeros((1,), model.params["norm.gamma"])),  # memory used before
+            lambda: model.params["norm.gamma"].numpy(),
+            lambda: other.to("cuda"),
+            lambda: CudaGraph(lambda: None)(),
+            lambda: choose_device("cuda"),
+        ]
+        errors = []
+        for task in tasks:
+            try:
+                errors.append(f"no error: {task()}")
+            except (RuntimeError, ValueError) as error:
+                errors.append(str(error))
+        on_cpu = other.forward(mixture, keep=False)
+        return errors, choose_device("auto"), on_cpu
+
+    errors, chosen, on_cpu = in_child(attempts)
+    assert all("the GPU was used before this process was forked" in error for error in errors), errors
+    assert chosen == "cpu" and relative_error(on_cpu, expected) <= FLOAT32
+    assert np.array_equal(model.forward(mixture, keep=False), expected)

@@ -24,11 +24,13 @@ import tasnet_np
 from tasnet_np.compute import arrays, gpu
 from tasnet_np.network.config import PRESETS
 from tasnet_np.network.execution import ConvTasNet
-from tasnet_np.network.gradcheck import reduced, upstream
+from tasnet_np.network.gradcheck import reduced
 from tasnet_np.network.layers import NegativeSISNR
+from tasnet_np.ops import CPU_ONLY
 from tasnet_np.ops.cases import CASES
-from tasnet_np.training.optimisers import SGD, Adam, WeightAverage
-from tasnet_np.training.step import Step
+from tasnet_np.ops.gradcheck import upstream
+from tasnet_np.optimisation.optimisers import SGD, Adam, WeightAverage
+from tasnet_np.optimisation.step import Step
 
 ARCHITECTURES = [(8, 0), (9, 0)]
 DTYPES = [np.float32, np.float64]
@@ -87,7 +89,7 @@ def _to_gpu(value):
 
 
 def _run_every_op(dtype):
-    for case in CASES:
+    for case in [case for case in CASES if case.op.name not in CPU_ONLY]:
         arrays, settings = case.inputs(dtype=dtype)
         y, cache = case.op.forward(
             *map(_to_gpu, arrays), **{name: _to_gpu(value) for name, value in settings.items()}

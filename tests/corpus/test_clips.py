@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_up_audio import encoded, flac_of, mp3, voice, wav
 
 from tasnet_np.corpus import manifest
 from tasnet_np.corpus.clips import CACHE_BYTES, PIECE_SECONDS, Store, load_corpus, open_corpus
@@ -75,17 +76,64 @@ def test_broken_and_silent_files_are_skipped_and_named(folders):
     (speech / "bob" / "empty.wav").touch()
     (speech / "bob" / "cut.wav").write_bytes((speech / "bob" / "1.wav").read_bytes()[:-100])
     audio_files.write(speech / "bob" / "silent.wav", np.zeros(100), RATE)
-    opposite = gaussian(100) * np.float32([[1], [-1]])  # averaged, all but silent
-    audio_files.write(speech / "bob" / "opposite.wav", opposite, RATE)
     loaded, problems = load_corpus(speech, noise, RATE)
     assert sum(map(len, loaded.speakers.values())) == 4
     assert problems == [
         f"skipped 2 non-audio files in {speech}, like {Path('list.csv')}",
         f"skipped {speech / 'bob' / 'cut.wav'}: is truncated (7900 of 8000 bytes of samples); copy it again",
         f"skipped {speech / 'bob' / 'empty.wav'}: is empty (0 bytes); copy or download it again",
-        f"skipped {speech / 'bob' / 'opposite.wav'}: is silent (-96 dBFS); remove or replace it",
         f"skipped {speech / 'bob' / 'silent.wav'}: is silent (-inf dBFS); remove or replace it",
     ]
+
+
+def test_stereo_with_one_side_inverted_is_not_silent(folders):
+    speech, noise = folders
+    samples = gaussian(4000, 7)
+    audio_files.write(
+        speech / "bob" / "opposite.wav", samples * np.float32([[1], [-1]]), RATE, subtype="FLOAT"
+    )
+    loaded, problems = load_corpus(speech, noise, RATE)
+    (clip,) = [clip for clip in loaded.speakers["bob"] if clip.name == "bob/opposite.wav"]
+    assert problems == []
+    assert np.array_equal(clip.draw(RNG), samples)
+    assert clip.level_db == pytest.approx(-20, abs=0.2)
+
+
+@pytest.mark.parametrize("rate", [1, 999, 1_000_001, 2**31 - 1])
+def test_a_recording_at_an_impossible_rate_is_skipped(folders, rate):
+    speech, noise = folders
+    path = noise / "odd.wav"
+    data = (noise / "a.wav").read_bytes()
+    path.write_bytes(data[:24] + rate.to_bytes(4, "little") + data[28:])
+    loaded, problems = load_corpus(speech, noise, RATE)
+    wanted = "give one between 1000 and 1000000 Hz, or export it again"
+    assert problems == [f"skipped {path}: has a sample rate of {rate}; {wanted}"]
+    assert noise_names(loaded) == ["a.wav", "b.ogg"]
+
+
+def test_recordings_whose_headers_give_a_wrong_length_are_used_to_their_end(folders):
+    speech, noise = folders
+    samples = voice(4)[:, 0]
+    for name, data in {
+        "live.flac": flac_of(encoded(samples, format="FLAC"), 0),
+        "short.flac": flac_of(encoded(samples, format="FLAC"), 4000),
+        "died.wav": wav(samples, 4000),
+        "wrapped.wav": wav(samples, 0),
+        "two.ogg": 2 * encoded(samples[:16000], format="OGG", subtype="VORBIS"),
+        "two.mp3": 2 * mp3(samples[:16000], RATE),
+        "two.flac": 2 * encoded(samples[:16000], format="FLAC"),
+    }.items():
+        (noise / name).write_bytes(data)
+    loaded, problems = load_corpus(speech, noise, RATE)
+    assert problems == []
+    clips = {clip.name: clip for clip in loaded.noises}
+    assert len(clips) == 2 + 7
+    for name, clip in clips.items():
+        if name not in ("a.wav", "b.ogg"):
+            expected = samples if "two" not in name else np.tile(samples[:16000], 2)
+            drawn = clip.draw(RNG)
+            assert drawn.shape == (32_000,), name
+            assert np.corrcoef(drawn, expected)[0, 1] > 0.98, name
 
 
 def test_a_folder_without_a_usable_file_is_refused(folders):

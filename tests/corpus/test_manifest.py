@@ -169,6 +169,26 @@ def speech_and_noise(tmp_path, speakers=5, clips=2, noises=6):
     return layouts.folders(tmp_path / "speech", tmp_path / "noise")
 
 
+@pytest.mark.parametrize("contents", [True, False])
+def test_a_recording_with_an_absurd_sample_is_left_out_and_named(tmp_path, contents):
+    """Where only headers are read, when it is first used."""
+    speech_and_noise(tmp_path)
+    for folder in ("speech/s0", "noise"):
+        samples = 0.1 * np.random.default_rng(0).standard_normal(70_000)
+        samples[66_000] = 1e38
+        soundfile.write(tmp_path / folder / "absurd.wav", samples, RATE, subtype="FLOAT")
+    found, problems = layouts.folders(tmp_path / "speech", tmp_path / "noise")
+    made = make_manifest(found, problems, contents=contents)
+    warnings = []
+    mixer = Mixer(open_corpus(made, None, RATE, Store(warn=warnings.append)), samples=4000, rate=RATE)
+    for batch in (mixer.batch(step, 10) for step in range(10)):
+        assert np.isfinite(batch.mixture).all() and np.isfinite(batch.sources).all()
+        assert not any("absurd" in name for name in batch.names)
+    lines = made.problems if contents else warnings
+    assert len(lines) == 2 and all("absurd.wav" in line for line in lines)
+    assert all("the first is sample 66000 (1e+38); mend them" in line for line in lines)
+
+
 def test_an_inspection_finds_everything(tmp_path):
     found, _ = speech_and_noise(tmp_path)
     speech = tmp_path / "speech" / "s0"
@@ -592,3 +612,19 @@ def test_the_noise_of_a_pair_is_noisy_less_clean(tmp_path):
             assert snr_db == pytest.approx(6, abs=1)  # 0.1 against 0.05
     fixed = fixed_batches(corpus, samples=3000, rate=RATE, snrs_db=(0,))
     assert all("as recorded" not in name for name in fixed[0].names)
+
+
+def test_the_noise_of_a_pair_whose_sides_are_inverted(tmp_path):
+    """Both recordings are turned alike, so that their difference is the noise."""
+    speech, noise = (0.1 * np.random.default_rng(0).standard_normal((2, 4000))).astype(np.float32)
+    side = np.float32([[1], [-1]])
+    for folder, samples in (("clean", side * speech), ("noisy", side * (speech + 3 * noise))):
+        path = tmp_path / folder / "a.wav"
+        path.parent.mkdir()
+        audio_files.write(path, samples, RATE, subtype="FLOAT")
+    found = [layouts.Found("pair", tmp_path, "clean/a.wav", "ann", "training", "noisy/a.wav")]
+    folder_names, entries, problems = manifest.inspect(found)
+    assert problems == []
+    clean, noisy = open_corpus(manifest.Manifest(folder_names, entries), "training", RATE, Store()).pairs[0]
+    assert np.abs(clean.piece(0) - speech).max() < 1e-6
+    assert np.abs(noisy.piece(0) - 3 * noise).max() < 1e-6

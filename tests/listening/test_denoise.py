@@ -153,6 +153,21 @@ def test_samples_of_another_shape_or_kind(samples):
 def test_samples_that_are_not_finite():
     with pytest.raises(UserError, match="samples have NaN"):
         separate(Splitter(), np.array([[0.1, np.nan]]), RATE)
+    with pytest.raises(UserError, match="samples have absurdly large .above 10000"):
+        separate(Splitter(), np.array([[0.1, 1e38]]), RATE)
+
+
+def test_samples_before_channels_are_refused():
+    with pytest.raises(UserError, match="channels come first: give samples.T"):
+        separate(Splitter(), signals()[:, :, None][0], RATE)
+    with pytest.raises(UserError, match="channels come first: give samples.T"):
+        separate(Splitter(), signals().T, RATE)
+
+
+@pytest.mark.parametrize("rate", [1, 2**31 - 1, 8000.0])
+def test_rates_that_no_sound_has(rate):
+    with pytest.raises(UserError, match=f"samples: has a sample rate of {rate}; give one between"):
+        separate(Splitter(), signals(), rate)
 
 
 @pytest.mark.parametrize("rate", [0, -8000, 44100.5])

@@ -62,6 +62,15 @@ def test_every_block_is_answered_in_full_and_late_by_the_latency(rate, block):
     assert late <= sum(sound.latency_ms.values()) / 1000 * rate + 2
 
 
+def test_an_absurd_sample_is_not_heard():
+    heard = (0.1 * np.random.default_rng(0).standard_normal((20, 480))).astype(np.float32)
+    heard[3, 7] = 0
+    expected, processor = Processor(MODEL, 48000), Processor(MODEL, 48000)
+    expected = [expected(samples) for samples in heard]
+    heard[3, 7] = 1e38
+    assert np.array_equal([processor(samples) for samples in heard], expected)
+
+
 def test_a_session(monkeypatch):
     module = device(blocks=50)
     monkeypatch.setitem(sys.modules, "sounddevice", module)

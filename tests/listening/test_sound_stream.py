@@ -5,13 +5,15 @@ import dataclasses
 import numpy as np
 import pytest
 
+from tasnet_np.errors import UserError
 from tasnet_np.listening.sound_stream import SoundStream
 from tasnet_np.network.config import PRESETS
 from tasnet_np.network.execution import ConvTasNet
 from tasnet_np.network.gradcheck import reduced
-from tasnet_np.network.streaming import Streamer
+from tasnet_np.sound.channels import MOST_CHANNELS
 from tasnet_np.sound.level import fit_level
 from tasnet_np.sound.resampling import resample
+from tasnet_np.streaming.streamer import Streamer
 
 
 def model_of(preset="small", dtype=np.float32):
@@ -100,4 +102,40 @@ def test_bad_samples_are_taken_as_zero_and_counted(rate):
     mixture[0, places] = np.nan, np.inf, -np.inf, np.nan
     stream = SoundStream(model_of(), rate, 2)
     assert in_pieces(stream, mixture, [500]).tobytes() == expected.tobytes()
-    assert stream.replaced == len(places)
+    assert (stream.replaced, stream.absurd) == (len(places), 0)
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 44100])
+@pytest.mark.parametrize("absurd", [1e38, -1e30, 1e5])
+def test_absurd_samples_are_bad_ones(rate, absurd):
+    mixture, places = sound(3000, 2), [0, 5, 199, 2999]
+    mixture[1, places] = 0
+    expected = in_pieces(SoundStream(model_of(), rate, 2), mixture, [500])
+    mixture[1, places] = absurd, np.nan, absurd, -absurd
+    stream = SoundStream(model_of(), rate, 2)
+    assert (
+        in_pieces(stream, mixture, [7, 500]).tobytes()
+        == in_pieces(
+            SoundStream(model_of(), rate, 2), np.where(np.abs(mixture) < 10, mixture, 0), [7, 500]
+        ).tobytes()
+    )
+    assert np.isfinite(expected).all() and (stream.replaced, stream.absurd) == (4, 3)
+
+
+@pytest.mark.parametrize("rate", [0, 1, 999, 1_000_001, 2**31 - 1])
+def test_rates_that_no_sound_has(rate):
+    with pytest.raises(UserError, match=f"has a sample rate of {rate}; give one between 1000 and 1000000 Hz"):
+        SoundStream(model_of(), rate)
+
+
+@pytest.mark.parametrize("channels", [0, MOST_CHANNELS + 1, 65_535])
+def test_numbers_of_channels(channels):
+    with pytest.raises(UserError, match=f"{channels} channels; give between 1 and 64"):
+        SoundStream(model_of(), 8000, channels)
+
+
+@pytest.mark.parametrize("shape", [(500, 2), (1, 500), (500,)])
+def test_other_shapes_are_refused_with_what_mends_them(shape):
+    stream = SoundStream(model_of(), 8000, 2)
+    with pytest.raises(UserError, match=r"not \(2, n\); channels come first: give samples.T"):
+        stream.process(np.zeros(shape, np.float32))

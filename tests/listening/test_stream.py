@@ -145,6 +145,17 @@ def test_bad_samples_are_counted_and_do_no_harm():
     assert lines[-1] == "warning: 3 samples were NaN or infinite and were taken as 0"
 
 
+@pytest.mark.parametrize("encoding", ["f32le", "f64le"])
+def test_absurd_samples_do_no_harm(encoding):
+    samples = sound(2000)
+    clean = samples.copy()
+    clean[0, 100:103] = 0
+    samples[0, 100:103] = 1e38, -2e4, np.nan
+    output, lines = filtered(PCM(encoding, RATE, 1).encode(samples)[0], raw=encoding, block_seconds=10)
+    assert output == expected(clean, encoding)
+    assert lines[-1] == "warning: 3 samples were NaN, infinite or above 10000 and were taken as 0"
+
+
 def test_the_lines_at_the_start_and_at_the_end():
     _, lines = filtered(wav(sound(RATE, 2)))
     assert lines[0] == "s16le, 8000 Hz, 2 channels; latency 0.75 ms (window 0.75)"
@@ -195,6 +206,13 @@ WAV = wav(sound(100))
             {"raw": "s24le", "channels": 2},
             "ends with 3 bytes too many; a frame of s24le with 2 channels",
         ),
+        (
+            WAV,
+            {"raw": "s16le", "rate": 1},
+            "--rate: has a sample rate of 1; give one between 1000 and 1000000 Hz",
+        ),
+        (WAV, {"raw": "s16le", "rate": 2**31 - 1}, "--rate: has a sample rate of 2147483647"),
+        (WAV, {"raw": "s16le", "channels": 65_535}, "--channels 65535: give at most 64"),
         (WAV, {"source": "music"}, "--source music: give one of speech, noise"),
         (WAV, {"block_seconds": 0}, "--block-ms 0: give more than 0"),
     ],
@@ -212,6 +230,19 @@ def test_what_came_before_a_fault_is_written():
     with pytest.raises(UserError, match="1 bytes too many"):
         run(MODEL, io.BufferedReader(io.BytesIO(data + b"x")), output, print, raw="s16le", block_seconds=10)
     assert output.getvalue() == expected(samples, "s16le")
+
+
+def test_all_samples_come_out_whatever_the_header_says():
+    plain = wav(sound(1000))
+    expected = filtered(plain)[0][44:]
+    for size in (0, 0x40000000):
+        output, _ = filtered(plain[:40] + size.to_bytes(4, "little") + plain[44:])
+        assert output[40:] == b"\xff" * 4 + expected
+    output = io.BytesIO()
+    died = plain[:40] + (500).to_bytes(4, "little") + plain[44:]
+    with pytest.raises(UserError, match="its header gives 500 bytes of samples, but 2000 came"):
+        run(MODEL, io.BufferedReader(io.BytesIO(died)), output, print)
+    assert output.getvalue()[44:] == expected
 
 
 def test_models_that_see_the_whole_recording_are_refused():

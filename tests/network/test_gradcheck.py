@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tasnet_np.network.gradcheck import directional_error, numerical_gradient, relative_error
+from tasnet_np.ops.gradcheck import directional_error, numerical_gradient, relative_error
 
 
 def test_numerical_gradient_of_a_cubic():

@@ -8,9 +8,9 @@ import pytest
 
 from tasnet_np import ops
 from tasnet_np.compute.cpu import get_threads, set_threads
-from tasnet_np.network.gradcheck import TOLERANCE, check_gradients, check_op, relative_error, upstream
 from tasnet_np.ops import OPS, tcn_block_cpu
 from tasnet_np.ops.cases import CASES
+from tasnet_np.ops.gradcheck import TOLERANCE, check_gradients, check_op, relative_error, upstream
 from tasnet_np.ops.norms import cumulative_layer_norm_backward_ref, global_layer_norm_backward_ref
 
 FLOAT32 = 1e-5  # largest error of a float32 kernel, relative to the largest value
@@ -158,6 +158,22 @@ def _si_snr_without_residual_projection(dy, x, *, target):
     return (dx + 1e-3 * np.abs(dx).max() * x,)
 
 
+def _stft_magnitude(bug):
+    """stft_magnitude's backward with one mistake."""
+
+    def backward(dy, x, *, target, **settings):
+        if bug == "another power":
+            settings = settings | {"power": 0.29}
+        (dx,) = OPS["stft_magnitude"].backward_ref(dy, x, target=target, **settings)
+        if bug == "adds at 0 Hz":
+            dx = dx + 1e-3 * np.abs(dx).max() * np.sign(x.sum(-1, keepdims=True))
+        if bug == "forgets the level":
+            dx = dx * np.sqrt(np.mean(target.sum(1) ** 2, axis=-1))[:, None, None]
+        return (dx,)
+
+    return backward
+
+
 BUGS = {
     "gLN forgets gamma in dx": ("global_layer_norm", _with_gamma_of_one),
     "gLN drops xhat * mean(g * xhat)": ("global_layer_norm", _global_norm({"mean"})),
@@ -170,6 +186,9 @@ BUGS = {
     "softmax sums over features": ("softmax", _softmax_over_features),
     "prelu: alpha collects positive x too": ("prelu", _prelu_slope_from_all),
     "si_snr: a thousandth along the estimate": ("si_snr", _si_snr_without_residual_projection),
+    "stft_magnitude: a thousandth at 0 Hz": ("stft_magnitude", _stft_magnitude("adds at 0 Hz")),
+    "stft_magnitude: forgets the level": ("stft_magnitude", _stft_magnitude("forgets the level")),
+    "stft_magnitude: another power": ("stft_magnitude", _stft_magnitude("another power")),
 }
 
 

@@ -191,6 +191,36 @@ def test_nan_and_infinity_in_a_float_wav(tmp_path, value):
     refused(path, "1 of 100 samples are NaN or infinite")
 
 
+@pytest.mark.parametrize("value", [1e38, -1e38, 10001])
+def test_absurd_samples_in_a_float_wav_are_named(tmp_path, value):
+    path = tmp_path / "a.wav"
+    samples = noise(100, 2).T.copy()
+    samples[7, 1] = value
+    sf.write(path, samples, RATE, subtype="FLOAT")
+    refused(
+        path,
+        f"1 of 200 samples are absurdly large (above 10000; full scale is 1), the first is sample 7 ({value:g})",
+    )
+    file = audio_files.AudioFile(path)
+    refused(path, "the first is sample 7 (", call=lambda path: file.read_part(5, 20))
+    assert file.read_part(8, 100).shape == (2, 92)
+    samples[9, 0] = np.nan
+    sf.write(path, samples, RATE, subtype="FLOAT")
+    refused(path, "2 of 200 samples are NaN, infinite or absurdly large", "the first is sample 7 (")
+
+
+def test_the_loudest_samples_that_are_sound_are_read(tmp_path):
+    samples = np.float32([[0, 1e4, -1e4, 9999]])
+    sf.write(tmp_path / "a.wav", samples.T, RATE, subtype="FLOAT")
+    assert np.array_equal(audio_files.read(tmp_path / "a.wav").samples, samples)
+
+
+def test_absurd_samples_are_not_written(tmp_path):
+    with pytest.raises(UserError, match="a.wav: 1 of 2 samples are absurdly large .above 10000"):
+        audio_files.write(tmp_path / "a.wav", np.float32([0, 1e5]), RATE, subtype="FLOAT")
+    assert not (tmp_path / "a.wav").exists()
+
+
 def test_a_header_that_promises_too_much_takes_no_memory(tmp_path):
     path = tmp_path / "a.flac"
     audio_files.write(path, noise(100, 1), RATE)

@@ -10,9 +10,11 @@ from tasnet_np.sound.augmentation import (
     Augmentation,
     change_speed,
     coloured,
+    equalised,
     low_pass,
     overload,
     reverberate,
+    synthetic_noise,
     synthetic_room,
 )
 from tasnet_np.sound.level import rms_db
@@ -198,6 +200,75 @@ def test_several_noises_at_once_keep_the_snr():
     assert counts == {1, 2, 3}
 
 
+def test_babble_is_made_of_other_voices():
+    time = np.arange(20000)
+    tones = {
+        f"s{k}": [Clip(f"s{k}", np.sin(np.pi * 0.1 * (k + 1) * time).astype(np.float32))] for k in range(8)
+    }
+    voices = Corpus(tones, [Clip("n", gaussian(9000))])
+    babbling = Mixer(voices, samples=4000, rate=RATE, augmentation=Augmentation(babble=1.0))
+    counts = set()
+    for _, sources, snr_db, name in examples(babbling):
+        assert name.split(" + ")[1].startswith("babble at")
+        assert snr_db_of(sources) == pytest.approx(snr_db, abs=1e-3)
+        levels = np.abs(np.fft.rfft(sources[1]))
+        bins = 200 * (1 + np.arange(8))  # of the tones, in a spectrum of 4000 samples
+        heard = np.flatnonzero(levels[bins] > 0.1 * levels.max())
+        assert int(name[1]) not in heard
+        counts.add(len(heard))
+    assert counts == {3, 4, 5, 6, 7}
+
+
+def test_two_voices_are_too_few_for_babble():
+    two = Corpus({name: [Clip(name, gaussian(9000, 1))] for name in "ab"}, [Clip("hum", gaussian(9000))])
+    mixed = Mixer(two, samples=4000, rate=RATE, augmentation=Augmentation(babble=1.0)).batch(0, 9)
+    assert all("hum" in name for name in mixed.names)
+
+
+@pytest.mark.parametrize("kind, least, most", [("speech", 1, 8), ("noise", 2, 16)])
+def test_the_equaliser_changes_levels_of_frequencies_and_nothing_else(kind, least, most):
+    signal, rng = gaussian(4000), np.random.default_rng(0)
+    before, tilts_db = np.abs(np.fft.rfft(signal)), []
+    for _ in range(50):
+        changed = equalised(signal, kind, rng, RATE)
+        assert changed.dtype == np.float32 and len(changed) == 4000
+        gain_db = 20 * np.log10(np.abs(np.fft.rfft(changed)) / before)[40:1950]
+        tilts_db.append(np.median(gain_db[:200]) - np.median(gain_db[-200:]))
+    assert least < np.std(tilts_db) < most
+    click = np.zeros(4000, np.float32)
+    click[2000] = 1
+    assert np.argmax(np.abs(equalised(click, kind, rng, RATE))) == 2000  # nothing moves
+
+
+def test_equalised_examples_keep_their_snr_and_some_are_left_as_they_are():
+    changed = []
+    for (_, sources, snr_db, _), (_, plain, plain_db, _) in zip(
+        examples(mixer(equaliser=0.5)), examples(mixer())
+    ):
+        assert snr_db == plain_db and snr_db_of(sources) == pytest.approx(snr_db, abs=1e-3)
+        changed += [np.corrcoef(*both)[0, 1] < 0.9999 for both in zip(sources, plain)]
+    assert 0.3 < np.mean(changed) < 0.7
+
+
+def test_synthetic_noise_has_a_hum_or_none_and_another_colour_each_time():
+    rng = np.random.default_rng(0)
+    noises = [synthetic_noise(rng, 8000, RATE) for _ in range(200)]
+    assert all(noise.dtype == np.float32 and len(noise) == 8000 for noise in noises)
+    assert np.isfinite(noises).all()
+    spectra = np.abs(np.fft.rfft(noises)) ** 2
+    below = spectra[:, :1000].sum(1) / spectra.sum(1)  # of 1 kHz
+    assert below.min() < 0.3 and below.max() > 0.95
+    with_hum = np.mean(np.median(spectra[:, 40:], axis=1) < 1e-3 * spectra[:, 40:].max(1))
+    assert 0.1 < with_hum < 0.9
+    levels = np.sqrt(np.mean(np.reshape(noises, (200, 8, 1000)) ** 2, axis=2))
+    assert 0.2 < np.mean(levels.max(1) / levels.min(1) > 2) < 0.7
+
+
+def test_synthetic_noise_takes_the_place_of_a_recording():
+    names = [name for *_, name in examples(mixer(synthetic=0.5), 200)]
+    assert 0.4 < np.mean(["synthetic noise" in name for name in names]) < 0.6
+
+
 def test_gain_varies_the_level():
     levels = [rms_db(mixture) for mixture, *_ in examples(mixer(gain_db=6.0))]
     assert -31.01 <= min(levels) < -29 and -21 < max(levels) <= -18.99
@@ -232,9 +303,11 @@ def test_a_silent_source_teaches_nothing_about_itself():
 def test_all_of_it_from_the_seed_whatever_the_number_of_workers():
     settings = dict(
         noises=3,
+        synthetic=0.2,
         gain_db=6.0,
         speed=0.1,
         colour=0.3,
+        equaliser=0.3,
         polarity=0.5,
         band_limit=0.3,
         room=0.3,

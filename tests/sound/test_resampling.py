@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tasnet_np.errors import UserError
 from tasnet_np.sound.level import rms_db
-from tasnet_np.sound.resampling import Resampler, resample
+from tasnet_np.sound.resampling import LARGEST_RATIO, Resampler, check_sound_rate, resample
 
 RATES = st.sampled_from([8000, 11025, 16000, 22050, 44100, 48000, 7, 5])
 
@@ -61,6 +61,33 @@ def test_nothing_above_the_lower_nyquist_frequency_gets_through():
 def test_bad_rates_are_refused(rates):
     with pytest.raises(UserError, match="whole number of hertz"):
         resample(sound(4000, 2), *rates)
+
+
+@pytest.mark.parametrize("rates", [(8000, 2**31 - 1), (2**31 - 1, 8000), (999_983, 8000)])
+def test_a_filter_without_end_is_refused(rates):
+    """Its taps would be 20 times the larger number of the ratio in lowest terms."""
+    for call in (lambda: resample(sound(100), *rates), lambda: Resampler(*rates)):
+        with pytest.raises(UserError, match="no common divisor above 1; resample to 48000 Hz"):
+            call()
+
+
+@pytest.mark.parametrize(
+    "rate", [11_025, 44_100, 192_000, 250_000, 384_000, 500_000, 1_000_000, 44_101, 199_999]
+)
+def test_rates_of_recordings_are_none_of_those(rate):
+    check_sound_rate("a.wav", rate)
+    assert max(rate, 8000) // np.gcd(rate, 8000) <= LARGEST_RATIO
+    assert Resampler(rate, 8000).delay_seconds == pytest.approx(10 / 8000)
+
+
+@pytest.mark.parametrize(
+    "rate", [-8000, 0, 1, 999, 1_000_001, 2**31 - 1, 2**32 - 1, 8000.0, None, float("nan")]
+)
+def test_rates_that_no_sound_has(rate):
+    with pytest.raises(
+        UserError, match=f"a.wav: has a sample rate of {rate}; give one between 1000 and 1000000 Hz"
+    ):
+        check_sound_rate("a.wav", rate)
 
 
 # Sound as it arrives.

@@ -97,6 +97,13 @@ def test_with_a_rate_the_speech_is_measured_at_its_level():
     row, _ = evaluate(Loud(), [given], rate=8000)
     assert row["speech_sdr_db"] == pytest.approx(20, abs=0.3)
     assert row["speech_sdri_db"] == pytest.approx(20, abs=0.5)
+    assert [name for name in row if name.endswith(("_sdr_db", "_sdri_db"))] == [
+        "speech_sdr_db",
+        "speech_sdri_db",
+    ]
+    assert list(row).index("speech_sdri_db") > list(row).index(
+        "noise_si_snri_db"
+    )  # the same order every time
     head = table([row, row]).splitlines()[1]
     assert head.split()[9:11] == ["SDR", "SDRi"]
     assert "sdr_db" not in "".join(evaluate(Loud(), [given])[0])

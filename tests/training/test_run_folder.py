@@ -53,6 +53,17 @@ def test_a_run_that_is_older_than_an_augmentation_goes_on_without_it(folder):
     assert SETTINGS.recipe.polarity > 0
 
 
+def test_a_run_that_is_older_than_the_likeness_of_spectra_goes_on_without_it(folder):
+    recipe = dataclasses.replace(SETTINGS.recipe, ceiling_db=30.0, stft_weight=0.5)
+    folder.write(dataclasses.replace(SETTINGS, recipe=recipe))
+    assert folder.read().recipe == recipe
+    stored = json.loads(folder.config_file.read_text())
+    del stored["recipe"]["ceiling_db"], stored["recipe"]["stft_weight"]
+    folder.config_file.write_text(json.dumps(stored))
+    read = folder.read().recipe
+    assert (read.ceiling_db, read.stft_weight) == (80.0, 0.0)
+
+
 @pytest.mark.parametrize(
     "group, name, value, words",
     [
@@ -101,9 +112,9 @@ def test_values_of_another_type_are_named(folder, group, name, value, words):
 
 @pytest.mark.parametrize(
     "text",
-    ["{", "[]", "3", "{}", '{"config": {}, "recipe": {}, "goal": {}}', '{"recipe": [1]}', "null", '{"recipe": {}}',
-     '{"recipe": null}', "[" * 100_000, '{"recipe":' * 100_000, "1" * 5000, '{"recipe": {}, "config": [], "goal": 1}',
-     "\xff", " " * (2 << 20)],
+    ["", "{", "[]", "3", "{}", '{"config": {}, "recipe": {}, "goal": {}}', '{"config": {}, "recipe": [1]}', "null",
+     '{"recipe": [1]}', '{"recipe": {}}', '{"recipe": null}', "[" * 100_000, '{"recipe":' * 100_000, "1" * 5000,
+     '{"recipe": {}, "config": [], "goal": 1}', "\xff", " " * (2 << 20)],
     ids=lambda text: text[:20],
 )  # fmt: skip
 def test_other_json_is_damage(folder, text):

@@ -19,9 +19,9 @@ from tasnet_np.corpus.mixing import Batch
 from tasnet_np.network import checkpoint
 from tasnet_np.network.config import Config
 from tasnet_np.network.execution import ConvTasNet
+from tasnet_np.optimisation.optimisers import warm_up_and_cosine
 from tasnet_np.training.clock import Goal
 from tasnet_np.training.evaluation import evaluate
-from tasnet_np.training.optimisers import warm_up_and_cosine
 from tasnet_np.training.recipe import Recipe
 from tasnet_np.training.run_folder import RunFolder
 from tasnet_np.training.train import resume, train

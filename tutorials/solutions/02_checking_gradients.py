@@ -16,7 +16,7 @@ import companion
 
 import numpy as np
 
-from tasnet_np.network import gradcheck
+from tasnet_np.ops import gradcheck
 from tasnet_np.ops import OPS
 
 rng = np.random.default_rng(2)

@@ -15,7 +15,7 @@ import companion
 
 import numpy as np
 
-from tasnet_np.network import gradcheck
+from tasnet_np.ops import gradcheck
 from tasnet_np.ops.depthwise import depthwise_forward
 from tasnet_np.ops.pointwise import pointwise_backward, pointwise_forward
 

@@ -15,7 +15,7 @@ import companion
 
 import numpy as np
 
-from tasnet_np.network.gradcheck import check_gradients, relative_error
+from tasnet_np.ops.gradcheck import check_gradients, relative_error
 from tasnet_np.network.config import Config
 from tasnet_np.network.execution import ConvTasNet
 from tasnet_np.ops.norms import global_layer_norm_backward, global_layer_norm_forward

@@ -16,7 +16,7 @@ import companion
 import matplotlib.pyplot as plt
 import numpy as np
 
-from tasnet_np.network.gradcheck import relative_error
+from tasnet_np.ops.gradcheck import relative_error
 from tasnet_np.network.config import Config
 from tasnet_np.ops.conv1d import conv1d_forward
 from tasnet_np.ops.conv1d import conv_transpose1d_forward

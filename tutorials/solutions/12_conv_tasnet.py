@@ -21,7 +21,7 @@ from tasnet_np.sound.metrics import si_snr
 from tasnet_np.corpus.mixing import mix
 from tasnet_np.network.config import Config
 from tasnet_np.network.execution import ConvTasNet
-from tasnet_np.training.optimisers import Adam, clip_gradients
+from tasnet_np.optimisation.optimisers import Adam, clip_gradients
 
 rate = 8000  # Hz
 rng = np.random.default_rng(12)

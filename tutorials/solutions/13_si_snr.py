@@ -15,7 +15,7 @@ import companion
 
 import numpy as np
 
-from tasnet_np.network.gradcheck import check_gradients
+from tasnet_np.ops.gradcheck import check_gradients
 from tasnet_np.sound.metrics import si_snr
 from tasnet_np.corpus.mixing import mix
 

@@ -15,7 +15,7 @@ import companion
 
 import numpy as np
 
-from tasnet_np.training.optimisers import Adam, SGD
+from tasnet_np.optimisation.optimisers import Adam, SGD
 
 # %% [markdown]
 # ## 1. Noise and signal

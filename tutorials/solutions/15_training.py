@@ -24,7 +24,7 @@ from tasnet_np.corpus.manifest import make_manifest
 from tasnet_np.corpus.mixing import Batch, Mixer, fixed_batches
 from tasnet_np.network.config import Config
 from tasnet_np.network.execution import ConvTasNet
-from tasnet_np.training.optimisers import Adam
+from tasnet_np.optimisation.optimisers import Adam
 from tasnet_np.training.recipe import Recipe
 from tasnet_np.training.trainer import Trainer
 

@@ -22,7 +22,7 @@ from tasnet_np.network.config import Config
 from tasnet_np.network.execution import ConvTasNet
 from tasnet_np.ops.frame_statistics import EPS
 from tasnet_np.ops.norms import cumulative_layer_norm_forward
-from tasnet_np.network.streaming import Streamer
+from tasnet_np.streaming.streamer import Streamer
 
 config = Config(
     filters=64, filter_length=32, bottleneck=32, hidden=64, skip=32, blocks=5, repeats=2, lookahead_blocks=3

@@ -25,7 +25,7 @@ from collections import Counter
 import numba
 import numpy as np
 
-from tasnet_np.network.gradcheck import relative_error
+from tasnet_np.ops.gradcheck import relative_error
 from tasnet_np.ops import depthwise
 
 rng = np.random.default_rng(0)

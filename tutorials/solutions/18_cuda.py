@@ -24,7 +24,7 @@ import companion
 import numpy as np
 from numba import cuda, float32, float64
 
-from tasnet_np.network.gradcheck import relative_error
+from tasnet_np.ops.gradcheck import relative_error
 from tasnet_np.ops import norms
 
 rng = np.random.default_rng(0)

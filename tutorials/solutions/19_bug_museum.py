@@ -20,7 +20,7 @@ import numpy as np
 
 from tasnet_np.sound import metrics
 from tasnet_np.corpus.clips import Clip, Corpus
-from tasnet_np.network.gradcheck import check_gradients, relative_error
+from tasnet_np.ops.gradcheck import check_gradients, relative_error
 from tasnet_np.network.layers import NegativeSISNR
 from tasnet_np.corpus.mixing import Mixer, mix
 from tasnet_np.ops import norms

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from tasnet_np.network.config import PRESETS, Config
 from tasnet_np.network.execution import ConvTasNet
 from tasnet_np.network.gradcheck import reduced
-from tasnet_np.network.streaming import TOGETHER, Streamer
 from tasnet_np.ops.frame_statistics import EPS
+from tasnet_np.streaming.streamer import TOGETHER, Streamer
 
 STREAMABLE = ("small", "origin")
 TOLERANCE = {np.float32: 1e-5, np.float64: 1e-10}  # relative to the largest output
@@ -217,7 +217,7 @@ def test_later_training_is_not_seen():
     assert stream(streamer, mixture, [10]).tobytes() == expected.tobytes()
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e38, -3e38, 1e19, -10001])
 def test_bad_samples_are_taken_as_zero_and_counted(bad):
     mixture, places = sound(400, 2), [0, 5, 199, 399]
     streamer = Streamer(model_of(reduced(PRESETS["origin"])), 2)
@@ -229,6 +229,23 @@ def test_bad_samples_are_taken_as_zero_and_counted(bad):
     outputs.append(streamer.flush())
     assert np.concatenate(outputs, axis=-1).tobytes() == expected.tobytes()
     assert streamer.replaced == 0  # the next stream has had none
+
+
+def test_the_loudest_samples_that_are_sound_stay():
+    model, mixture = model_of(reduced(PRESETS["origin"])), sound(400)
+    mixture[0, [0, 5, 199, 399]] = 1e4, -1e4, 9999, 1
+    streamer = Streamer(model)
+    assert error(stream(streamer, mixture, [23]), offline(model, mixture)) <= 1e-5
+    streamer.process(mixture)
+    assert streamer.replaced == 0
+
+
+def test_a_bad_sample_beyond_float32_in_float64():
+    model, mixture = model_of(reduced(PRESETS["small"]), dtype=np.float64), sound(400, dtype=np.float64)
+    mixture[0, 7] = 0
+    expected = stream(Streamer(model), mixture, [23])
+    mixture[0, 7] = 1e300
+    assert stream(Streamer(model), mixture, [23]).tobytes() == expected.tobytes()
 
 
 def forgetting_layer_norm(x, gamma, beta, forgetting):

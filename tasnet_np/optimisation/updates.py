@@ -1,10 +1,10 @@
-"""What the optimisers do to each array, on the CPU and on the GPU: `optimisers.py` says when, and with which numbers.
+"""The optimisers' formulas for arrays, on the CPU and on the GPU. `optimisers.py` calls them with their numbers.
 
-theta is a parameter, g its gradient; all arrays are changed in place. What changes from step to step is in
-arrays, as a recorded step on a GPU runs with the same arguments every time. There, parameters follow each
-other in memory, and so do most gradients (see `arrays.flat_runs`), so that a launch takes many of them.
+theta is a parameter and g its gradient. All arrays are changed in place. A recorded step on a GPU has the same
+arguments every time, so numbers that change from step to step are in arrays, too. On a GPU parameters follow each other
+in memory, and so do most gradients (see `arrays.flat_runs`). So one launch treats many of them.
 
-A norm that is not finite leaves everything as it was.
+Where the norm of the gradient is not finite, everything stays as it was.
 """
 
 import math
@@ -15,7 +15,7 @@ from tasnet_np.compute.arrays import by_place, contiguous, empty, flat_runs
 from tasnet_np.compute.cpu import cpu_kernel
 from tasnet_np.compute.gpu import THREADS, block_sum, cuda, cuda_kernel, tiles
 
-BLOCKS = 64  # at most, for a sum over one array on a GPU
+BLOCKS = 64  # most blocks of threads that sum over one array on a GPU
 
 
 @cpu_kernel
@@ -35,12 +35,12 @@ def _sgd_cpu(theta, v, g, numbers):
 
 @cpu_kernel
 def _adam_cpu(theta, m, v, g, numbers):
-    """Adam's formulas in one pass, where NumPy would need ten. numbers: see `adam`."""
+    """Adam's formulas in one pass over memory, where NumPy would need ten. numbers: see `adam`."""
     rate, beta1, beta2 = numbers[0], numbers[1], numbers[2]
     bias1, bias2, eps, weight_decay = numbers[5], numbers[6], numbers[7], numbers[8]
     for i in range(theta.size):
         gradient = g[i] + weight_decay * theta[i]
-        m[i] = beta1 * m[i] + (1 - beta1) * gradient  # 1 - beta in float64, which it is exact in
+        m[i] = beta1 * m[i] + (1 - beta1) * gradient  # Numba computes 1 - beta1 in float64, where it is exact
         v[i] = beta2 * v[i] + (1 - beta2) * gradient * gradient
         theta[i] -= rate * (m[i] / bias1) / (math.sqrt(v[i] / bias2) + eps)
 
@@ -51,7 +51,7 @@ def _average_cpu(average, theta, numbers):
 
 @cuda_kernel
 def _sum_of_squares_cuda(parts, g, first):
-    """Each block's part, in parts[first], parts[first + 1], ..."""
+    """Each block's part of the sum, in parts[first], parts[first + 1], ..."""
     scratch = cuda.shared.array(THREADS, np.float64)
     total = 0.0
     for i in range(cuda.grid(1), g.size, cuda.gridsize(1)):
@@ -125,7 +125,7 @@ def _clip_gradients_cuda(grads, max_norm):
 
 
 def _over_elements(on_cpu, on_gpu, columns, numbers, norm):
-    """One call for every array, or a launch for every run of arrays: the dicts of `columns` have the same keys."""
+    """Call a kernel for every array, or launch it for every run of them. The dicts in `columns` have the same keys."""
     arrays = [[column[name] for name in columns[0]] for column in columns]
     _check_contiguous(columns[0])
 
@@ -135,7 +135,7 @@ def _over_elements(on_cpu, on_gpu, columns, numbers, norm):
                 on_cpu(*row, numbers)
 
     def cuda_launches(rows):
-        finite = numbers if norm is None else norm  # the numbers are finite
+        finite = numbers if norm is None else norm  # any array with a finite first number will do
         for row in rows:
             on_gpu[tiles(row[0].size), THREADS](*row, numbers, finite)
 
@@ -143,21 +143,29 @@ def _over_elements(on_cpu, on_gpu, columns, numbers, norm):
 
 
 def _check_contiguous(arrays):
-    """Refuse an array whose flat view would be a copy: a change of the copy would be lost."""
+    """Raise an error for an array whose flat view would be a copy: a change of the copy would be lost."""
     for name, array in arrays.items():
         if contiguous(array) is not array:
             raise ValueError(f"{name} of shape {array.shape} is not contiguous; give a contiguous copy")
 
 
 def clip_gradients(grads, max_norm):
-    """Scale all gradients so that their common norm is at most `max_norm`; return the norm before.
+    """Scale all gradients in place, so that their common norm is at most `max_norm`.
 
     g <- g * min(1, max_norm / |g|),   |g| over all arrays together (Pascanu et al. 2013)
 
-    On a GPU the norm stays there, an array (1,): `float(norm)` waits for it.
+    Parameters
+    ----------
+    grads : dict of arrays
+    max_norm : float
+
+    Returns
+    -------
+    float
+        The norm before. On a GPU an array (1,) that stays there: `float(norm)` waits for it.
     """
-    some = next(iter(grads.values()), None)
-    return by_place(some, _clip_gradients_cpu, _clip_gradients_cuda)(grads, max_norm)
+    first = next(iter(grads.values()), None)
+    return by_place(first, _clip_gradients_cpu, _clip_gradients_cuda)(grads, max_norm)
 
 
 def sgd(theta, v, g, numbers, norm=None):

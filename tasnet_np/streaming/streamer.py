@@ -1,53 +1,58 @@
-"""The same network, hop by hop, with carried state: exactly the offline output, as soon as it is final.
+"""The same network, hop by hop, with a state that is carried on. It gives the offline output, as soon as it is final.
 
     streamer = Streamer(model)
     while samples arrive:
         speech, noise = streamer.process(samples)     # any number in; those that became final out
     speech, noise = streamer.flush()                  # the rest
 
-Time runs in frames, one every hop. When frame f has come in, block i works on a frame that lies as far
-back as the blocks before it look ahead, and hands on one that lies back by its own look-ahead as well:
+Time is counted in frames. A frame comes with every hop. A block that looks ahead must wait for later frames, so it
+works on an earlier frame than the newest one. When frame f has come in:
 
     frame into block i      u = f - (look-ahead of blocks 0..i-1)
     frame out of block i    v = u - (look-ahead of block i)
     frame into the decoder  f - D,  with D the look-ahead of all blocks
 
-What has to be remembered follows from that:
+So the state holds:
 
-    window    the encoder's last samples: frames overlap by half
-    history   what each depthwise convolution heard, as far back as its first tap reaches
-    sums      of x, of x^2 and of 1 for each norm: its mean and variance so far (float64)
-    frames    encoded frame, x and sum of skips of the last D frames. Frame u of block i's input is
-              frame v = u of its output a little later, so x is updated in place, and so are the skips
-    overlap   the decoder's last half window
+    window    the encoder's last samples, because windows overlap by half
+    history   the last input frames of each depthwise convolution, as far back as its first tap reaches
+    sums      of x, of x^2 and of 1 for each norm, which give its mean and variance so far (float64)
+    encoded   the encoded frames, for the last D frames
+    x, skips  the two streams between the blocks, for the last D frames. A block takes frame u in and gives the
+              same frame out a little later, as v. So each block changes x and skips in place
+    overlap   the second half of the decoder's last window
 
-The two ends of a recording need one rule. Offline, a depthwise convolution sees zeros before the first
-and after the last frame. So does it here: frames outside 0 <= frame < length go through the blocks like
-any other, but a norm makes them zero and does not count them.
+The two ends of a recording need one rule. Offline, a depthwise convolution sees zeros before the first and after the
+last frame. The same is true here: frames outside 0 <= frame < length go through the blocks like others, but a norm
+makes them zero and does not count them.
 
-Several hops in one call are worked on together, layer by layer, so that each weight is read once for all
-of them: reading the weights is what takes the time.
+Several hops that come in one call are computed together, layer by layer. So each weight is read once for all of them.
+Reading the weights is what takes the time.
 """
+
+from __future__ import annotations
 
 import numpy as np
 
 from tasnet_np.network.config import SOURCES
-from tasnet_np.network.streaming_cpu import RELU, SIGMOID, SOFTMAX, Plan, Room, State, Weights, stream
+from tasnet_np.network.execution import ConvTasNet
 from tasnet_np.ops.frame_statistics import EPS
+from tasnet_np.sound.bad_samples import LARGEST
+from tasnet_np.streaming.streamer_cpu import RELU, SIGMOID, SOFTMAX, Plan, Room, State, Weights, stream
 
-TOGETHER = 8  # frames worked on together, at most
-ENDLESS = 1 << 62  # the length in frames of a stream whose end has not come
-SILENT = 1e-20  # -400 dBFS
+TOGETHER = 8  # most frames that are computed together
+ENDLESS = 1 << 62  # the length, in frames, of a stream whose end is not known yet
+SILENT = 1e-20  # -400 dBFS: samples up to this are taken as 0
 MASKS = {"sigmoid": SIGMOID, "softmax": SOFTMAX, "relu": RELU}
 
 
 class Streamer:
     """Runs a model on sound as it arrives.
 
-    All outputs put together are what `model.forward` gives for all inputs put together, sample for
-    sample, whatever the sizes of the pieces. The weights are copied: later training is not seen.
-    Samples that are NaN or infinite are taken as 0 and counted in `replaced`. So are those below -400
-    dBFS, without being counted.
+    All outputs together are what `model.forward` gives for all inputs together, sample for sample, whatever the sizes
+    of the pieces. The weights are copied, so later training does not change a stream. Bad samples (NaN, infinite or
+    above `bad_samples.LARGEST`) are taken as 0, and counted in `replaced`. Samples up to -400 dBFS are taken as 0, too,
+    but not counted.
 
     Parameters
     ----------
@@ -55,16 +60,17 @@ class Streamer:
     channels : int
         Channels of the sound. Each is separated by itself.
     forgetting : float, above 0 and at most 1
-        Factor on the running sums of the cumulative norms at every frame. 1 is the paper's norm, whose
-        mean and variance are over everything so far. Below 1 old frames count less and less, with a time
-        constant of about hop / (1 - forgetting) samples.
+        Factor on the running sums of the cumulative norms at every frame. 1 is the paper's norm, whose mean and
+        variance are over everything so far (Eq. 12-14 of arXiv 1809.07454). Below 1, old frames count less and less,
+        with a time constant of about hop / (1 - forgetting) samples.
 
     Raises
     ------
-    ValueError : a model that cannot be streamed, with the reason; a setting out of range
+    ValueError
+        A model that cannot be streamed, with the reason; a setting out of range.
     """
 
-    def __init__(self, model, channels=1, *, forgetting=1.0):
+    def __init__(self, model: ConvTasNet, channels: int = 1, *, forgetting: float = 1.0) -> None:
         c = model.config
         if c.norm == "gLN":
             raise ValueError(
@@ -81,57 +87,61 @@ class Streamer:
         self._room = _room(c, channels * TOGETHER, model.dtype)
         self._plan = _plan(c, forgetting)
         self.reset()
-        self.process(np.zeros((channels, 0), self.dtype))  # compiles now, not when the sound has begun
+        self.process(np.zeros((channels, 0), self.dtype))  # compiles the kernels before the sound begins
 
     @property
-    def latency_samples(self):
-        """How long after a sample came in it has left: a full window, and the look-ahead."""
+    def latency_samples(self) -> int:
+        """The latency in samples: a full window and the look-ahead."""
         return self.config.latency_samples
 
     @property
-    def latency_ms(self):
+    def latency_ms(self) -> float:
+        """The latency in milliseconds."""
         return self.config.latency_ms
 
     @property
-    def state_bytes(self):
-        """Size of the carried state."""
+    def state_bytes(self) -> int:
+        """Size of the state, in bytes. It does not change."""
         return sum(array.nbytes for array in self._state)
 
     @property
-    def replaced(self):
-        """Samples that were NaN or infinite, since the last reset."""
+    def replaced(self) -> int:
+        """The number of samples since the last reset that were NaN, infinite or absurdly large."""
         return int(self._state.replaced[0])
 
-    def reset(self):
+    def reset(self) -> None:
         """Forget everything: the next sample is the first of a new stream."""
         for array in self._state:
             array[...] = 0
         self._received = 0
 
-    def process(self, samples):
-        """Take in the next samples and return the outputs that have become final.
+    def process(self, samples: np.ndarray) -> np.ndarray:
+        """Take in the next samples, and return the outputs that have become final.
 
         Parameters
         ----------
-        samples : (channels, n) array of the model's dtype, n >= 0; for one channel (n,) will do
+        samples : ndarray, shape (channels, n), or (n,) for one channel
+            Of the model's dtype. n may be 0.
 
         Returns
         -------
-        (2, channels, m) array, for one channel (2, m) : speech and noise
+        ndarray, shape (2, channels, m), or (2, m) for one channel
+            Speech and noise. m may be 0.
 
         Raises
         ------
-        ValueError, TypeError : an array of another shape or dtype
+        ValueError, TypeError
+            An array of another shape or dtype.
         """
-        samples = np.array(samples, order="C", ndmin=2)  # a copy: of one layout and writable, for Numba
+        samples = np.array(samples, order="C", ndmin=2)  # a copy, contiguous and writable: one type for Numba
         if samples.dtype != self.dtype:
             raise TypeError(f"samples must be {self.dtype} like the model, not {samples.dtype}")
         if samples.ndim != 2 or len(samples) != self.channels:
             raise ValueError(f"samples must be ({self.channels}, n), not {samples.shape}")
         return self._advance(samples, ENDLESS)
 
-    def flush(self):
-        """End the stream: return the outputs still missing, shaped as those of `process`, and reset."""
+    def flush(self) -> np.ndarray:
+        """End the stream: return the outputs that are still missing, shaped as those of `process`, and reset."""
         c, received = self.config, self._received
         length = c.frames(received) if received else 0
         needed = (length + c.lookahead_frames) * c.hop if received else 0
@@ -141,6 +151,7 @@ class Streamer:
         return sources
 
     def _advance(self, samples, length):
+        """Take in samples of a stream of `length` frames, and return the outputs that have become final."""
         before, self._received = self._received, self._received + samples.shape[1]
         final = self._final(self._received) - self._final(before)
         sources = np.empty((len(SOURCES), self.channels, final), self.dtype)
@@ -148,7 +159,7 @@ class Streamer:
         return sources[:, 0] if self.channels == 1 else sources
 
     def _final(self, received):
-        """Outputs that are final after so many inputs: those under two masked frames."""
+        """How many outputs are final after so many inputs: those that lie in two masked frames."""
         hop = self.config.hop
         return max(0, received // hop - 1 - self.config.lookahead_frames) * hop
 
@@ -195,7 +206,7 @@ def _pack(model):
 
 
 def _aligned(array):
-    """A copy that begins with a cache line: vector loads across two lines take twice as long."""
+    """A copy that begins at a cache line, because a vector load across two lines takes twice as long."""
     line = 64
     room = np.empty(array.nbytes + line, np.uint8)
     start = -room.ctypes.data % line
@@ -213,9 +224,10 @@ def _plan(c, forgetting):
         starts=np.cumsum([0, *rows]),
         encoder_relu=c.encoder_activation == "relu",
         masks=MASKS[c.mask_activation],
-        forgetting=float(forgetting) if c.norm == "cLN" else 0.0,  # per frame: nothing is remembered
+        forgetting=float(forgetting) if c.norm == "cLN" else 0.0,  # the per-frame norm keeps no sums
         eps=EPS,
         silent=SILENT,
+        largest=LARGEST,
     )
 
 

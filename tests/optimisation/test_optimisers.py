@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import pytest
 
-from tasnet_np.training.optimisers import (
+from tasnet_np.optimisation.optimisers import (
     SGD,
     Adam,
     HalveOnPlateau,

@@ -1,6 +1,6 @@
-"""Optimisers: what to do with a gradient once it is there.
+"""Optimisers change a model's parameters by its gradients. Here are also the learning rate and the average of a run.
 
-All of them change arrays in place: `params` and `grads` are dicts with the same keys, as a model gives.
+`params` and `grads` are dicts with the same keys, as a model gives them. Their arrays are changed in place.
 Letters are those of the papers: theta for the parameters, g for the gradient, t for the step.
 """
 
@@ -10,8 +10,8 @@ import math
 import numpy as np
 
 from tasnet_np.compute.arrays import move, place_of, write, zeros_for_each
-from tasnet_np.training import updates
-from tasnet_np.training.updates import clip_gradients
+from tasnet_np.optimisation import updates
+from tasnet_np.optimisation.updates import clip_gradients
 
 __all__ = ["SGD", "Adam", "HalveOnPlateau", "WeightAverage", "clip_gradients", "warm_up_and_cosine"]
 
@@ -20,33 +20,38 @@ class SGD:
     """Gradient descent with momentum.
 
     v <- momentum * v + g,    theta <- theta - learning_rate * v       (v starts at 0)
+
+    Parameters
+    ----------
+    params : dict of arrays
+    learning_rate, momentum : float
     """
 
     def __init__(self, params, learning_rate=0.01, momentum=0.0):
         self.params = params
         self.learning_rate = learning_rate
         self.momentum = momentum
-        self.numbers = None  # of this step
+        self.numbers = None  # of this step, as an array
         self.steps = 0
         self.v = zeros_for_each(params)
 
     def step(self, grads):
-        """Change the parameters."""
+        """Change the parameters by one step."""
         self.count()
         self.update(grads)
 
     def count(self):
-        """Begin a step: have this step's numbers where the parameters are."""
+        """Begin a step: count it, and write its numbers into an array in the place of the parameters."""
         self.steps += 1
         numbers = np.array([self.learning_rate, self.momentum])
         self.numbers = _beside(self.params, self.numbers, numbers)
 
     def update(self, grads, norm=None):
-        """Change the parameters, unless `norm`, that of the gradient, is not finite."""
+        """Change the parameters, unless the gradient's `norm` is not finite."""
         updates.sgd(self.params, self.v, grads, self.numbers, norm)
 
     def state(self):
-        """What a checkpoint has to hold: numbers and arrays, by name."""
+        """The numbers and the arrays that a checkpoint must hold, each by name."""
         numbers = {"steps": self.steps, "learning_rate": self.learning_rate}
         return numbers, {f"v.{name}": move(v, "cpu") for name, v in self.v.items()}
 
@@ -62,8 +67,15 @@ class Adam:
     g <- g + weight_decay * theta
     m <- beta1 * m + (1 - beta1) * g            first moment
     v <- beta2 * v + (1 - beta2) * g^2          second moment
-    mhat = m / (1 - beta1^t),  vhat = v / (1 - beta2^t)         both start at 0: correct their bias
+    mhat = m / (1 - beta1^t),  vhat = v / (1 - beta2^t)         m and v start at 0: this corrects the bias
     theta <- theta - learning_rate * mhat / (sqrt(vhat) + eps)
+
+    Parameters
+    ----------
+    params : dict of arrays
+    learning_rate, eps, weight_decay : float
+    betas : tuple of float
+        beta1 and beta2.
     """
 
     def __init__(self, params, learning_rate=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0):
@@ -75,19 +87,19 @@ class Adam:
         self.steps = 0  # t in the paper
         self.m = zeros_for_each(params)
         self.v = zeros_for_each(params)
-        self.numbers = None  # of this step
+        self.numbers = None  # of this step, as an array
 
     def step(self, grads):
-        """Change the parameters."""
+        """Change the parameters by one step."""
         self.count()
         self.update(grads)
 
     def count(self):
-        """Begin a step: have this step's numbers where the parameters are."""
+        """Begin a step: count it, and write its numbers into an array in the place of the parameters."""
         self.steps += 1
         dtype = _dtype(self.params)
         bias1, bias2 = (1 - beta**self.steps for beta in self.betas)
-        beta1, beta2 = map(dtype.type, self.betas)  # rounded before 1 - beta
+        beta1, beta2 = map(dtype.type, self.betas)  # rounded first, then subtracted from 1
         numbers = [
             self.learning_rate,
             beta1,
@@ -102,11 +114,11 @@ class Adam:
         self.numbers = _beside(self.params, self.numbers, np.array(numbers, dtype))
 
     def update(self, grads, norm=None):
-        """Change the parameters, unless `norm`, that of the gradient, is not finite."""
+        """Change the parameters, unless the gradient's `norm` is not finite."""
         updates.adam(self.params, self.m, self.v, grads, self.numbers, norm)
 
     def state(self):
-        """What a checkpoint has to hold: numbers and arrays, by name."""
+        """The numbers and the arrays that a checkpoint must hold, each by name."""
         numbers = {"steps": self.steps, "learning_rate": self.learning_rate}
         moments = {"m": self.m, "v": self.v}
         arrays = {
@@ -126,7 +138,7 @@ def _dtype(params):
 
 
 def _beside(params, array, numbers):
-    """Numbers where the parameters are; on a GPU in the array that held the last ones, if there is one."""
+    """The numbers in an array in the place of the parameters. On a GPU, `array` is used again if there is one."""
     place = place_of(next(iter(params.values()), None))
     if array is None or place == "cpu":
         return move(numbers, place)
@@ -145,8 +157,15 @@ def _write_all(arrays, stored):
 class HalveOnPlateau:
     """Multiply the learning rate by `factor` when the loss has not improved for a while.
 
-    An improvement is a loss below the best one so far by more than `threshold`. After more than
-    `patience` calls in a row without one, the rate is lowered (never below `minimum`).
+    An improvement is a loss that is lower than the best one so far by more than `threshold`. After more than `patience`
+    calls in a row without an improvement, the rate is lowered, but never below `minimum`.
+
+    Parameters
+    ----------
+    optimizer : SGD or Adam
+        Its `learning_rate` is changed.
+    factor, threshold, minimum : float
+    patience : int
     """
 
     def __init__(self, optimizer, factor=0.5, patience=3, threshold=1e-4, minimum=1e-8):
@@ -170,7 +189,7 @@ class HalveOnPlateau:
             self.waited = 0
 
     def state(self):
-        """What a checkpoint has to hold."""
+        """The numbers that a checkpoint must hold, by name."""
         return {"best": float(self.best), "waited": self.waited}
 
     def restore(self, numbers):
@@ -179,7 +198,7 @@ class HalveOnPlateau:
 
 
 def warm_up_and_cosine(rate, step, fraction, *, warmup=0, floor=0.01):
-    """Learning rate of a run that ends: a straight rise, then half a cosine down to its end.
+    """Learning rate of a run with a known end: it rises in a straight line, then falls like half a cosine.
 
     rate * min(1, (step + 1) / warmup) * (floor + (1 - floor) * (1 + cos(pi * fraction)) / 2)
 
@@ -190,11 +209,15 @@ def warm_up_and_cosine(rate, step, fraction, *, warmup=0, floor=0.01):
     step : int
         Steps done so far.
     fraction : float
-        How much of the run is over, from 0 to 1; of its steps or of its time.
+        How much of the run is over, from 0 to 1, by steps or by time.
     warmup : int
         Steps of the rise.
     floor : float
         The last rate as a share of the highest (Loshchilov and Hutter 2017, Eq. 5, with one cycle).
+
+    Returns
+    -------
+    float
     """
     rise = min(1.0, (step + 1) / warmup) if warmup else 1.0
     fall = (1 + math.cos(math.pi * min(max(fraction, 0.0), 1.0))) / 2
@@ -202,22 +225,28 @@ def warm_up_and_cosine(rate, step, fraction, *, warmup=0, floor=0.01):
 
 
 class WeightAverage:
-    """Exponential moving average of the parameters: a smoother model than the last step's.
+    """Exponential moving average of the parameters: a smoother model than that of the last step.
 
     average <- d * average + (1 - d) * theta,      d = min(decay, (1 + t) / (10 + t)) at update t
 
-    The smaller d of the first updates forgets the random start (Tarvainen and Valpola 2017).
-    With `decay` 0 the average is the parameters themselves.
+    d is smaller in the first updates, so that the average forgets the random start (Tarvainen and Valpola 2017).
+    With `decay` 0 there is no average: the parameters themselves take its place.
+
+    Parameters
+    ----------
+    params : dict of arrays
+    decay : float
+        From 0 to 1.
     """
 
     def __init__(self, params, decay):
         self.params, self.decay, self.updates = params, decay, 0
         self.average = zeros_for_each(params) if decay else {}
-        self.numbers = None  # of this step
+        self.numbers = None  # of this step, as an array
         _write_all(self.average, {name: move(params[name], "cpu") for name in self.average})
 
     def update(self):
-        """Take the parameters in, after a step."""
+        """Move the average towards the parameters, after a step."""
         self.updates += 1
         d = min(self.decay, (1 + self.updates) / (10 + self.updates))
         if self.average:
@@ -226,7 +255,7 @@ class WeightAverage:
 
     @contextlib.contextmanager
     def applied(self):
-        """Meanwhile the parameters hold the average; afterwards, to the bit, what they held before."""
+        """Within this context the parameters hold the average. Afterwards they have the same bits as before."""
         averaged = {name: self.params[name] for name in self.average}
         before = {name: np.array(move(theta, "cpu")) for name, theta in averaged.items()}
         _write_all(averaged, {name: move(average, "cpu") for name, average in self.average.items()})
@@ -236,7 +265,7 @@ class WeightAverage:
             _write_all(averaged, before)
 
     def state(self):
-        """What a checkpoint has to hold: a number and arrays, by name."""
+        """What a checkpoint must hold: the number of updates, and arrays by name."""
         return self.updates, {f"average.{name}": move(array, "cpu") for name, array in self.average.items()}
 
     def restore(self, updates, arrays):

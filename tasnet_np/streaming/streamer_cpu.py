@@ -1,7 +1,7 @@
-"""The stream's kernels, and the arrays that they hand on together. streaming.py has the idea.
+"""The stream's kernels, and the arrays that they pass on together. streaming.py explains how the stream works.
 
-Rows are frame by frame, and channel by channel within a frame: row r of a tile that begins with frame `first` is frame
-first + r // channels of channel r % channels.
+The rows of a tile are ordered by frame, and within a frame by channel. In a tile that begins with frame `first`, row r
+is frame first + r // channels of channel r % channels.
 """
 
 import math
@@ -11,11 +11,11 @@ import numpy as np
 
 from tasnet_np.compute.cpu import cpu_kernel
 
-SIGMOID, SOFTMAX, RELU = 0, 1, 2  # the masks, for kernels
+SIGMOID, SOFTMAX, RELU = 0, 1, 2  # the activations that make the masks, for kernels
 
 
 class Weights(NamedTuple):
-    """The model's parameters, copied, each kind in one array over all blocks in the order of reading."""
+    """Copies of the model's parameters. Each kind is one array for all blocks, in the order in which it is read."""
 
     encoder: np.ndarray  # (N, L)
     norm: np.ndarray  # (2, N): gamma and beta
@@ -37,7 +37,7 @@ class Weights(NamedTuple):
 
 
 class State(NamedTuple):
-    """What is carried from call to call. Its size does not change."""
+    """The state, carried from call to call. Its size does not change."""
 
     window: np.ndarray  # (channels, L)
     encoded: np.ndarray  # (slots, channels, N): frame f in slot f % slots
@@ -46,11 +46,11 @@ class State(NamedTuple):
     history: np.ndarray  # (rows of all blocks, channels, H)
     sums: np.ndarray  # (1 + 2 blocks, channels, 3) float64: x, x^2, 1 of each norm
     overlap: np.ndarray  # (2, channels, hop)
-    replaced: np.ndarray  # (1,): samples that were NaN or infinite
+    replaced: np.ndarray  # (1,): samples that were NaN, infinite or too large
 
 
 class Room(NamedTuple):
-    """Room for what passes between the layers. A row is one frame of one channel."""
+    """Arrays for what goes from layer to layer. A row is one frame of one channel."""
 
     windows: np.ndarray  # (rows, L)
     frames: np.ndarray  # (rows, N)
@@ -68,17 +68,18 @@ class Plan(NamedTuple):
 
     dilations: np.ndarray  # (blocks,)
     lookaheads: np.ndarray  # (blocks,)
-    starts: np.ndarray  # (blocks + 1,): rows of each block in the history
+    starts: np.ndarray  # (blocks + 1,): block i has the rows of the history from starts[i] to starts[i + 1]
     encoder_relu: bool
     masks: int
     forgetting: float
     eps: float
     silent: float
+    largest: float
 
 
 @cpu_kernel
 def _product(y, x, w, b):
-    """y (rows, O) = x (rows, C) w^T + b: the work. Each row of w is read once, for four rows of x at a time."""
+    """y (rows, O) = x (rows, C) w^T + b: most of a stream's work. Each row of w serves four rows of x at a time."""
     rows, C = x.shape
     tiled = rows - rows % 4
     zero = y.dtype.type(0)
@@ -107,7 +108,7 @@ def _prelu(x, slope):
 
 @cpu_kernel
 def _normalise(x, sums, first, length, affine, forgetting, eps):
-    """Cumulative norm in place; rows outside the recording become zero and are not counted."""
+    """Cumulative norm, in place. Rows outside the recording become zero and are not counted."""
     rows, C = x.shape
     channels = len(sums)
     for r in range(rows):
@@ -131,7 +132,7 @@ def _normalise(x, sums, first, length, affine, forgetting, eps):
 
 @cpu_kernel
 def _depthwise(y, x, history, first, w, b, dilation):
-    """Remember row by row of x, and give what the taps then see. y is that of an earlier frame."""
+    """Put each row of x into the history, and convolve what the taps then see. y belongs to an earlier frame."""
     rows, H = x.shape
     slots, channels = history.shape[:2]
     K = len(w)
@@ -157,7 +158,7 @@ def _make_masks(masks, kind):
                 masks[r, i] = (1 if speech >= 0 else small) / (1 + small)
                 small = math.exp(-abs(noise))
                 masks[r, N + i] = (1 if noise >= 0 else small) / (1 + small)
-            elif kind == SOFTMAX:  # softmax of two is the sigmoid of their difference
+            elif kind == SOFTMAX:  # the softmax of two numbers is the sigmoid of their difference
                 small = math.exp(-abs(speech - noise))
                 masks[r, i] = (1 if speech >= noise else small) / (1 + small)
                 masks[r, N + i] = (small if speech >= noise else 1) / (1 + small)
@@ -190,13 +191,14 @@ def _add(ring, rows, first):
 
 
 @cpu_kernel
-def _fill_windows(windows, samples, taken, filled, state, silent):
-    """Cut as many windows from samples (channels, n) as there is room for, without what is not a number.
+def _fill_windows(windows, samples, taken, filled, state, silent, largest):
+    """Cut as many windows from samples (channels, n) as there is room for.
 
-    Samples up to `silent` become 0, too: their products can be denormal numbers, with which some processors
-    take a hundred times as long.
+    Samples that are NaN or beyond `largest` become 0. So do samples up to `silent`: their products can be
+    denormal numbers, for which some processors take a hundred times as long.
 
-    Returns the samples taken, how far the next window's new half is filled, and the windows made.
+    Returns how many samples were taken, how far the new half of the next window is filled, and how many windows were
+    made.
     """
     channels, n = samples.shape
     hop = state.window.shape[1] // 2
@@ -206,9 +208,9 @@ def _fill_windows(windows, samples, taken, filled, state, silent):
         for channel in range(channels):
             for i in range(count):
                 value = samples[channel, taken + i]
-                if not math.isfinite(value):
+                if not abs(value) <= largest:
                     state.replaced[0] += 1
-                if not silent < abs(value) < math.inf:
+                if not silent < abs(value) <= largest:
                     value = samples.dtype.type(0)
                 state.window[channel, hop + filled + i] = value
         taken, filled = taken + count, filled + count
@@ -224,7 +226,10 @@ def _fill_windows(windows, samples, taken, filled, state, silent):
 
 @cpu_kernel
 def _separate(rows, first, length, weights, state, room, plan):
-    """From windows to masked frames: room.windows -> room.masks, which are of D frames earlier."""
+    """From windows to masked frames: room.windows -> room.masks, which belong to D frames earlier.
+
+    Returns the first of these frames.
+    """
     sums, forgetting, eps = state.sums, plan.forgetting, plan.eps
     B, Sc = state.x.shape[2], state.skips.shape[2]
     frames, narrow, wide = room.frames[:rows], room.narrow[:rows], room.wide[:rows]
@@ -277,11 +282,11 @@ def _separate(rows, first, length, weights, state, room, plan):
 
 @cpu_kernel
 def _decode(sources, written, rows, first, weights, state, room):
-    """Overlap-add of masked frames into sources (2, channels, m); returns the samples written so far."""
+    """Overlap-add of masked frames into sources (2, channels, m). Returns how many samples are written so far."""
     channels, hop = state.overlap.shape[1:]
     N = room.frames.shape[1]
     pieces, frames = room.pieces[:rows], room.frames[:rows]
-    count = max(0, first + rows // channels - max(first, 1))  # frame 0 completes nothing
+    count = max(0, first + rows // channels - max(first, 1))  # frame 0 completes no samples
     for s in range(len(state.overlap)):
         frames[:] = room.masks[:rows, s * N : (s + 1) * N]
         _product(pieces, frames, weights.decoders[s], weights.no_b)
@@ -298,13 +303,15 @@ def _decode(sources, written, rows, first, weights, state, room):
 
 @cpu_kernel
 def stream(sources, samples, received, length, weights, state, room, plan):
-    """One call for everything that came in: samples (channels, n) -> sources (2, channels, m)."""
+    """All that is done for the samples of one call: samples (channels, n) -> sources (2, channels, m)."""
     channels, n = samples.shape
     hop = state.window.shape[1] // 2
     first, filled = received // hop, received % hop
     taken = written = 0
     while taken < n:
-        taken, filled, made = _fill_windows(room.windows, samples, taken, filled, state, plan.silent)
+        taken, filled, made = _fill_windows(
+            room.windows, samples, taken, filled, state, plan.silent, plan.largest
+        )
         if made:
             rows = made * channels
             frame = _separate(rows, first, length, weights, state, room, plan)

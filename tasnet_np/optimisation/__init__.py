@@ -1,0 +1,1 @@
+"""How parameters change: optimisers, what they do to each array, and one step of training."""

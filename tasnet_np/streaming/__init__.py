@@ -1,0 +1,1 @@
+"""The network hop by hop, with carried state: what it gives is exactly the offline output."""
