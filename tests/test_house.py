@@ -14,8 +14,8 @@ FILES = {path.relative_to(ROOT).as_posix(): path.read_text() for path in ROOT.gl
 
 # A room imports only from itself and from those before it. A module beside the rooms is a room of its own.
 ORDER = (
-    "errors safe_files blas containers sound compute ops network streaming __init__ optimisation corpus training "
-    "listening reports commands __main__"
+    "errors safe_files blas kernel_cache containers sound compute ops network streaming __init__ optimisation corpus "
+    "training listening reports commands __main__"
 ).split()
 KERNELS = {"cpu_kernel", "cpu_function", "cuda_kernel", "cuda_function"}  # decorators
 ARGUMENTS = 8  # of a kernel, at most

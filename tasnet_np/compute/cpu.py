@@ -7,9 +7,6 @@ on the same cores wait for each other. Two rules follow:
 * a kernel has no loop over the batch, and no races: nothing else writes what a call writes;
 * each sample writes its own gradients of the parameters, and they are summed in the order of the samples. So the bits
   of a result do not depend on the number of threads.
-
-A process that was forked has none of the threads of its parent. So it begins with a new pool, and nothing that
-another thread held at that moment stays locked in it.
 """
 
 import ctypes
@@ -19,44 +16,24 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 
 import numba
-import numba.core.event
 from numba.core.compiler_lock import global_compiler_lock
-from threadpoolctl import ThreadpoolController
 
+from tasnet_np.blas import one_blas_thread
 from tasnet_np.compute.versions import version_of
+from tasnet_np.kernel_cache import announce_compiling, keep_on_disk  # noqa: F401  the first is for others
 
 
 def cpu_kernel(function, inline="never"):
     """A function that Numba compiles for the CPU when it is first called, and keeps on disk."""
     function.__qualname__ += f"_{version_of(function.__module__)}"
     # 'reassoc' and 'contract' let sums use vector instructions. Unlike fastmath=True they keep NaN and Inf.
-    options = {"cache": True, "nogil": True, "fastmath": {"reassoc", "contract"}, "error_model": "numpy"}
-    return numba.njit(inline=inline, **options)(function)
+    options = {"nogil": True, "fastmath": {"reassoc", "contract"}, "error_model": "numpy"}
+    return keep_on_disk(numba.njit(inline=inline, **options)(function))
 
 
 def cpu_function(function):
     """A function that CPU kernels call. It is compiled as a part of each of them, and not also by itself."""
     return cpu_kernel(function, inline="always")
-
-
-class _CompileListener(numba.core.event.Listener):
-    """Says which kernel Numba is about to compile. Nothing is said of kernels that come from the cache on disk."""
-
-    def __init__(self, say):
-        self.say = say
-
-    def on_start(self, event):
-        function = event.data["dispatcher"].py_func
-        if function.__module__.startswith("tasnet_np"):
-            self.say(f"compiling {function.__name__.strip('_')} for this machine (once; kept on disk)")
-
-    def on_end(self, event):
-        pass
-
-
-def announce_compiling(say):
-    """From now on, call `say` with a line of text before a kernel is compiled."""
-    numba.core.event.register("numba:compile", _CompileListener(say))
 
 
 def keep_freed_memory():
@@ -102,80 +79,18 @@ def _start_worker():
     _this_thread.busy = True
 
 
-@cache
-def _blas():
-    """What sets the number of threads of each BLAS library in this process."""
-    return ThreadpoolController().select(user_api="blas").lib_controllers
-
-
-class _OneBlasThread:
-    """Holds BLAS to one thread for as long as a thread of Python is inside.
-
-    The first to enter sets the limit and the last to leave takes it away: so they may overlap in any order. A library
-    that counts for each thread by itself gets both from every thread.
-    """
-
-    def __init__(self):
-        self.lock = threading.Lock()
-        self.inside = []  # the thread of each entry
-        self.before = []  # the threads of each library, as they are without the limit
-
-    def __enter__(self):
-        with self.lock:
-            if not self.inside:
-                self.before = [library.num_threads for library in _blas()]
-            self._set([1] * len(self.before))
-            self.inside.append(threading.get_ident())
-
-    def __exit__(self, *error):
-        with self.lock:
-            self.inside.remove(threading.get_ident())
-            self._set(self.before)
-
-    def forget_other_threads(self):
-        """Take back the entries of threads that a fork has left behind."""
-        if self.inside:
-            self.inside = [thread for thread in self.inside if thread == threading.get_ident()]
-            self._set(self.before)
-
-    def _set(self, counts):
-        for library, count in zip(_blas(), counts):
-            if self.inside and not _counts_by_thread(library):
-                continue  # a thread that is inside needs what the first one set
-            # threadpoolctl lets one thread alone change OpenBLAS until that thread says that it is done. Here
-            # the lock sees to order, and the last to leave need not be the first that came.
-            change = getattr(library, "_real_set_num_threads", library.set_num_threads)
-            change(count)
-
-
-def _counts_by_thread(library):
-    """Whether a BLAS has a number of threads for each thread that calls it, and not one for the process."""
-    return library.internal_api == "mkl" or getattr(library, "threading_layer", None) == "openmp"
-
-
-_one_blas_thread = _OneBlasThread()
-
-
-def _before_fork():
-    """Wait until no other thread is compiling or changing the limit, so that the child finds both as they should be."""
-    global_compiler_lock.acquire()
-    _one_blas_thread.lock.acquire()
-
-
-def _after_fork():
-    _one_blas_thread.lock.release()
+def _after_fork_in_child():
+    """None of the parent's threads is there: begin with a new pool, and without a lock that they held."""
+    _thread_pool.cache_clear()
+    _this_thread.busy = one_blas_thread.has_this_thread()  # not so in a thread of the old pool
     global_compiler_lock.release()
 
 
-def _after_fork_in_child():
-    _thread_pool.cache_clear()
-    _one_blas_thread.forget_other_threads()
-    _this_thread.busy = threading.get_ident() in _one_blas_thread.inside  # not so in a thread of the old pool
-    _after_fork()
-
-
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)
+    lock = global_compiler_lock  # a fork waits for what another thread compiles
+    os.register_at_fork(
+        before=lock.acquire, after_in_parent=lock.release, after_in_child=_after_fork_in_child
+    )
 
 
 def over_samples(kernel, per_sample, shared=()):
@@ -225,7 +140,7 @@ def each(task, items):
         for i in left:
             results[i] = task(items[i])
 
-    with _one_blas_thread:
+    with one_blas_thread:
         others = [_thread_pool(workers - 1).submit(share) for _ in range(1, workers)]
         _this_thread.busy = True
         try:

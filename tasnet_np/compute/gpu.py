@@ -16,6 +16,7 @@ from functools import cache
 import numpy as np
 
 from tasnet_np.compute.versions import version_of
+from tasnet_np.kernel_cache import keep_on_disk
 
 # On the simulator a GPU's threads are threads of Python, which are slow. So blocks are small there.
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") != "0"
@@ -27,6 +28,7 @@ class _LazyCuda:
     """numba.cuda, imported when it is first used."""
 
     def __getattr__(self, name):
+        _use_gpu()
         return getattr(_numba_cuda(), name)
 
 
@@ -49,20 +51,12 @@ def _numba_cuda():
     return module
 
 
-_used = False  # whether this process has used the GPU
-_forked = False  # whether it was forked from one that had
-FORKED = (
-    "the GPU was used before this process was forked; start processes by spawn, or fork before its first use"
-)
+_used = _forked = False  # the GPU by this process; this process by one that had used it
+FORKED = "the GPU was used before this process was forked; spawn processes, or fork before its first use"
 
 
 def _use_gpu():
-    """Note that this process uses the GPU. Where it cannot, a call of CUDA would fail without a reason, or hang.
-
-    Raises
-    ------
-    RuntimeError : the process was forked from one that had used the GPU
-    """
+    """Note the use. Raises RuntimeError in a process forked after it, where calls of CUDA fail or hang."""
     global _used
     if _forked:
         raise RuntimeError(FORKED)
@@ -80,12 +74,7 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
 
 def cuda_problem():
     """Why there is no GPU to compute on, in a few words; None if there is one."""
-    if _forked:
-        return FORKED
-    problem = _missing_gpu()
-    if problem is None:
-        _use_gpu()  # to look for it was to use it
-    return problem
+    return _missing_gpu() or (FORKED if _forked else None)
 
 
 @cache
@@ -152,7 +141,12 @@ class CudaKernel:
 
     @functools.cached_property
     def compiled(self):
-        return cuda.jit(cache=not SIMULATED)(self.python_function())
+        kernel = cuda.jit(self.python_function())
+        if SIMULATED:
+            return kernel
+        from numba.cuda.dispatcher import CUDACache
+
+        return keep_on_disk(kernel, CUDACache)
 
     def python_function(self):
         """The function as numba.cuda needs it: with numba's own `cuda`, and with device functions that it can call."""
@@ -189,7 +183,6 @@ _stream = 0  # where launches go: the default stream, or a graph that is being r
 
 
 def _launch(kernel, configuration, arguments):
-    _use_gpu()
     blocks, threads, *shared = configuration
     nbytes = shared[0] * np.dtype(shared[1]).itemsize if shared else 0
     if nbytes > SHARED_BYTES:
@@ -224,7 +217,6 @@ class _MemoryPool:
         self.allocations = 0
 
     def take(self, size, dtype):
-        _use_gpu()
         if self.free[size, dtype]:
             return self.free[size, dtype].pop()
         self.allocations += 1
@@ -291,6 +283,7 @@ class CudaArray:
     @property
     def data(self):
         """numba's own array, for the kernels."""
+        _use_gpu()
         return self.memory.view(self.offset, self.shape)
 
     def __len__(self):
@@ -322,12 +315,10 @@ class CudaArray:
 
     def numpy(self):
         """A copy on the CPU."""
-        _use_gpu()
         return self.data.copy_to_host().reshape(self.shape)
 
     def copy_from(self, array):
         """Copy a NumPy array of the same shape and dtype here."""
-        _use_gpu()
         self.data.copy_to_device(np.ascontiguousarray(array), stream=_stream)
 
 
@@ -483,11 +474,9 @@ class CudaGraph:
 
 def wait_for_gpu():
     """Wait until the GPU has run all that was launched."""
-    _use_gpu()
     cuda.synchronize()
 
 
 def pinned_like(array):
     """A new NumPy array of the same shape and dtype, in memory that the GPU can read while the CPU goes on."""
-    _use_gpu()
     return cuda.pinned_array(array.shape, array.dtype)

@@ -10,6 +10,8 @@ import zlib
 from functools import cache
 from pathlib import Path
 
+from tasnet_np.kernel_cache import source_bytes
+
 PACKAGE = __name__.partition(".")[0]
 ROOT = Path(__file__).parents[1]
 # The imports at the top of a file; those within functions are indented.
@@ -21,7 +23,7 @@ def version_of(module):
     """A checksum (eight hexadecimal digits) of all files of the package that a module depends on, but not its own."""
     checksum = 0
     for file in sorted(_with_imports(module, set()) - {_file(module)}):
-        checksum = zlib.crc32(file.read_bytes(), checksum)
+        checksum = zlib.crc32(source_bytes(file), checksum)
     return f"{checksum:08x}"
 
 
@@ -31,7 +33,7 @@ def _with_imports(module, files):
     if file is None or file in files:
         return files
     files.add(file)
-    for package, names in IMPORT.findall(file.read_text(encoding="utf-8")):
+    for package, names in IMPORT.findall(source_bytes(file).decode()):
         _with_imports(package, files)
         for name in re.findall(r"\w+", names):
             _with_imports(f"{package}.{name}", files)
@@ -43,4 +45,5 @@ def _file(module):
     if module.partition(".")[0] != PACKAGE:
         return None
     place = ROOT.joinpath(*module.split(".")[1:])
-    return next((file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()), None)
+    candidates = place.with_suffix(".py"), place / "__init__.py"
+    return next((file for file in candidates if source_bytes(file) is not None), None)
