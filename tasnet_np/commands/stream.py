@@ -28,7 +28,11 @@ def add(commands):
 def _add_streaming(added):
     """Options of both commands."""
     added.add_argument("--model", default="pretrained", metavar="RUN", help=MODEL_HELP)
-    added.add_argument("--no-level", action="store_true", help="leave the level as the network gives it")
+    added.add_argument(
+        "--no-level",
+        action="store_true",
+        help="leave an offset in the sound, and the level as the network gives it",
+    )
     added.add_argument(
         "--memory-seconds", type=float, default=float("inf"), help="time after which old sound is forgotten"
     )

@@ -3,8 +3,8 @@
 `SoundStream` is the middle one of three layers:
 
 - `streaming.Streamer` runs the network itself, on samples at the network's rate. It knows nothing else of the sound.
-- `SoundStream` resamples a sound to that rate, gives it to a `Streamer`, resamples the two sources to the sound's own
-  rate, and restores their level.
+- `SoundStream` takes the offset out of a sound, resamples it to that rate, gives it to a `Streamer`, resamples the two
+  sources to the sound's own rate, and restores their level.
 - `stream` and `live` move the sound: between pipes, and from a microphone to a loudspeaker.
 """
 
@@ -13,6 +13,7 @@ import math
 import numpy as np
 
 from tasnet_np.errors import UserError
+from tasnet_np.listening.offset_blocker import OffsetBlocker
 from tasnet_np.network.config import SOURCES
 from tasnet_np.sound.bad_samples import bad_samples
 from tasnet_np.sound.channels import MOST_CHANNELS
@@ -24,8 +25,9 @@ from tasnet_np.streaming.streamer import Streamer
 class SoundStream:
     """Splits a sound into speech and background as it arrives, at its own rate.
 
-    `separate.separate` knows the whole recording. Here only what has come in is known: so the mean stays, the
-    network's input keeps its level, and the gains of the sources follow what has come in so far (`RunningLevel`).
+    `separate.separate` knows the whole recording. Here only what has come in is known: so the mean that is taken out
+    is followed (`OffsetBlocker`), the network's input keeps its level, and the gains of the sources follow what has
+    come in so far (`RunningLevel`).
 
     Parameters
     ----------
@@ -35,7 +37,8 @@ class SoundStream:
         Samples per second of the sound.
     channels : int
     level : bool
-        Restore the level of the sources. Otherwise they have the level that the network gives them.
+        Take the offset out of the sound, and restore the level of the sources. Otherwise the network hears the sound as
+        it is, and they have the level that it gives them.
     memory_seconds : float
         Time constant with which the cumulative norms forget. By default they do not, as in the paper.
 
@@ -66,6 +69,7 @@ class SoundStream:
         self.streamer = Streamer(model, channels, forgetting=forgetting)
         self.replaced = self.absurd = 0
         self._level = RunningLevel(config.sample_rate, channels) if level else None
+        self._offset = OffsetBlocker(rate, channels) if level else None
         self._to_model_rate = Resampler(rate, config.sample_rate, channels)
         self._to_own_rate = Resampler(config.sample_rate, rate, len(SOURCES) * channels)
         self._owed = 0  # samples that came in and have not come out
@@ -108,6 +112,8 @@ class SoundStream:
             self.replaced += int(bad.sum())
             self.absurd += int(np.isfinite(samples[bad]).sum())
             samples = np.where(bad, np.float32(0), samples)
+        if self._offset is not None:
+            samples = self._offset.process(samples)
         self._owed += samples.shape[1]
         return self._give(self._to_own_rate.process(self._separate(self._to_model_rate.process(samples))))
 
