@@ -17,7 +17,7 @@ from tasnet_np.corpus.manifest import Manifest, inspect
 from tasnet_np.errors import UserError
 from tasnet_np.sound.audio_files import AudioFile
 from tasnet_np.sound.channels import mono, signs
-from tasnet_np.sound.level import rms_db
+from tasnet_np.sound.level import rms_db, without_offset
 from tasnet_np.sound.resampling import resample
 
 PIECE_SECONDS = 30.0  # a longer recording is cut into equal pieces of at most this
@@ -27,7 +27,7 @@ CACHE_BYTES = 1 << 30  # limit of a Store unless told otherwise
 
 @dataclass(eq=False)
 class Clip:
-    """One mono recording in memory."""
+    """One mono recording in memory, taken as it is: an offset would count as level."""
 
     name: str  # its path below the folder it was loaded from, with forward slashes
     samples: np.ndarray  # (n,) float32
@@ -114,7 +114,7 @@ class Store:
 
 
 class StoredClip:
-    """One recording on disk, as mono at the sample rate of the model.
+    """One recording on disk, as mono at the sample rate of the model, and without an offset (direct current).
 
     Parameters
     ----------
@@ -157,6 +157,8 @@ class StoredClip:
             samples = mono(samples, turned)
             if self.noise_of_pair:
                 samples = mono(self._channels(start, stop, noisy=True), turned) - samples
+            if entry.kind != "room":  # the mean of a response is a part of how a room sounds
+                samples = without_offset(samples)
             return resample(samples, entry.rate, self.rate)
 
         return self.store.get((entry.folder, entry.path, self.noise_of_pair, int(index)), make)

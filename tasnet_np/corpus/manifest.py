@@ -47,7 +47,7 @@ class Entry:
     speaker: str = ""  # of speech and pairs
     part: str = ""  # "training", "validation" or "test"
     noisy: str = ""  # of a pair: the noisy recording, below the same folder
-    level_db: float | None = None  # RMS in dBFS; None where only the header was read
+    level_db: float | None = None  # RMS about the mean in dBFS; None where only the header was read
     clipped: int = 0  # samples in runs of at least CLIPPED_RUN at full scale
     digest: str = ""  # of the samples; the same for two copies of a recording
 
@@ -145,23 +145,42 @@ def _header(file):
 
 
 def _contents(file):
-    """Length, level, clipping and digest of a `AudioFile`, block by block."""
-    digest, energy, frames, clipped = hashlib.blake2b(digest_size=16), 0.0, 0, 0
+    """Length, level about the mean, clipping and digest of a `AudioFile`, block by block."""
+    digest, level, frames, clipped = hashlib.blake2b(digest_size=16), _Level(), 0, 0
     for block in file:
         check_finite(file.path, block, frames)
         digest.update(np.ascontiguousarray(block).data)
         frames += block.shape[1]
         clipped += count_clipped(block)
-        energy += float(np.sum(np.square(mono(block), dtype=np.float64)))
-    level_db = 10 * math.log10(energy / frames) if energy else -math.inf
-    if level_db < SILENCE_DB:
-        raise UserError(f"{file.path}: is silent ({level_db:.0f} dBFS); remove or replace it")
+        level.add(mono(block).astype(np.float64))
+    if level.db < SILENCE_DB:
+        offset = f" but for an offset of {level.mean:.3g}" if level.mean**2 > 10 ** (SILENCE_DB / 10) else ""
+        raise UserError(f"{file.path}: is silent{offset} ({level.db:.0f} dBFS); remove or replace it")
     return {
         "frames": frames,
-        "level_db": round(level_db, 2),
+        "level_db": round(level.db, 2),
         "clipped": clipped,
         "digest": digest.hexdigest(),
     }
+
+
+class _Level:
+    """Mean and power about it of a signal in blocks (Chan et al. 1979), exact where the signal is constant."""
+
+    def __init__(self):
+        self.count, self.mean, self.squares = 0, 0.0, 0.0  # squares: sum of (x - mean)^2
+
+    def add(self, block):
+        mean, n = block.mean(), len(block)
+        step = mean - self.mean
+        self.squares += np.sum((block - mean) ** 2) + step**2 * self.count * n / (self.count + n)
+        self.mean += step * n / (self.count + n)
+        self.count += n
+
+    @property
+    def db(self):
+        """Level in dBFS; -inf for a constant signal."""
+        return 10 * math.log10(self.squares / self.count) if self.squares > 0 else -math.inf
 
 
 def count_clipped(samples):

@@ -102,6 +102,8 @@ def _crop(signal, level_db, samples, rng):
 def mix(speech, noise, snr_db, level_db=LEVEL_DB):
     """Add noise to speech at a signal-to-noise ratio that holds for exactly these samples.
 
+    What a corpus gives has no offset. If these have one, it counts as level.
+
     The noise gets the gain ``sqrt(mean(speech^2) / mean(noise^2) / 10^(snr_db / 10))``, so that
     ``10 log10(mean(speech^2) / mean(noise^2))`` is ``snr_db``. Then both get the one gain that
     brings the mixture to ``level_db``.

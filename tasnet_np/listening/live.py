@@ -15,6 +15,7 @@ from tasnet_np.errors import UserError
 from tasnet_np.listening.sound_stream import SoundStream
 from tasnet_np.listening.stream_timing import Timing
 from tasnet_np.sound.level import rms_db
+from tasnet_np.sound.metrics import without_mean
 
 METER_DB = 60  # the lowest level that the level meter shows, below full scale
 METERS_PER_SECOND = 10
@@ -54,7 +55,7 @@ class Processor:
         self.timing.add(time.perf_counter() - start, len(heard))
         queue = np.concatenate([self._queue, speech])
         played, self._queue = queue[: len(heard)], queue[len(heard) :]
-        self.heard_db, self.played_db = rms_db(heard), rms_db(played)
+        self.heard_db, self.played_db = (rms_db(without_mean(x)) for x in (heard, played))
         return played
 
 

@@ -47,6 +47,7 @@ def signs(samples):
     same = np.ones((len(samples), 1), np.float32)
     if len(samples) == 1:
         return same
+    samples = samples - samples.mean(axis=1, keepdims=True)  # offsets, which are no sound, do not count
     powers = np.mean(np.square(samples, dtype=np.float64), axis=1)  # (channels,)
     power_of_mean = np.mean(np.square(samples.mean(axis=0), dtype=np.float64))
     if power_of_mean >= CANCELLED * powers.mean() / len(samples):

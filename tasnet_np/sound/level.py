@@ -17,6 +17,7 @@ LOUDEST_DB = 3.0  # how far the RMS of a restored source may exceed the mixture'
 STEPS_PER_SECOND = 100  # how often a stream's gains are fitted anew
 SLOPE_DB = 10.0  # how fast the gains move to the new ones, per second: 1 dB in 100 ms
 FADE_STEPS = 10  # fits during which the first sound of a stream fades in, while its gains settle
+OFFSET_DB = -30.0  # of a mean against the level about it, up to which a signal is taken to have no offset
 DIP_DB = 30.0  # how far a gain falls before its polarity changes
 CONSTANT = 1e-10  # share of the energy about the mean below which a signal counts as constant
 
@@ -36,6 +37,26 @@ def rms_db(samples):
     """
     power = np.mean(np.square(samples, dtype=np.float64))
     return float(10 * np.log10(power)) if power > 0 else -np.inf
+
+
+def without_offset(samples):
+    """Remove a signal's offset, the direct current that cheap inputs add. It is no sound, but would count as level.
+
+    Parameters
+    ----------
+    samples : ndarray, shape (n,)
+
+    Returns
+    -------
+    ndarray, shape (n,), of the same dtype
+        Without its mean; zeros for a constant signal. The input itself where the mean is so small (`OFFSET_DB`) that
+        it changes the level by less than 0.005 dB: a signal of finite length has some mean without an offset, too.
+    """
+    centred = without_mean(samples)
+    mean = np.mean(samples, dtype=np.float64)
+    if mean**2 <= 10 ** (OFFSET_DB / 10) * np.mean(np.square(centred)):
+        return samples
+    return centred.astype(samples.dtype)
 
 
 def at_level(samples, level_db):

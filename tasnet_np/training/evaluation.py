@@ -131,7 +131,7 @@ def compare(clean, files):
     Returns
     -------
     rows : list of dict
-        For each file ``file``, ``seconds``, ``level_db`` (dBFS), ``si_snr_db`` (mean over channels)
+        For each file ``file``, ``seconds``, ``level_db`` (dBFS, about the mean), ``si_snr_db`` (mean over channels)
         and ``si_snri_db`` (what it gains on the first file). NaN where the clean speech is silent.
     recordings : list of Recording
         The clean one, then the files.
@@ -155,7 +155,7 @@ def compare(clean, files):
         rows.append({
             "file": str(recording.path),
             "seconds": recording.samples.shape[1] / recording.rate,
-            "level_db": float(rms_db(recording.samples)),
+            "level_db": float(rms_db(without_mean(recording.samples))),
             "si_snr_db": si_snr_db,
             "si_snri_db": si_snr_db - (rows[0]["si_snr_db"] if rows else si_snr_db),
         })  # fmt: skip
