@@ -143,7 +143,9 @@ def test_compared_levels_are_about_the_mean(tmp_path):
     assert rows[1]["level_db"] == pytest.approx(rows[0]["level_db"], abs=1e-3)
 
 
-@pytest.mark.parametrize("gains, offsets", [((1, 1), (0.4, -0.4)), ((1, -1), (0.4, 0.4)), ((1, 0.5), (-0.3, 0))])
+@pytest.mark.parametrize(
+    "gains, offsets", [((1, 1), (0.4, -0.4)), ((1, -1), (0.4, 0.4)), ((1, 0.5), (-0.3, 0))]
+)
 def test_offsets_of_two_channels_do_not_decide_whether_one_is_inverted(tmp_path, gains, offsets):
     speech, noise = corpus(tmp_path)
     samples = voice(12_000, 50)
