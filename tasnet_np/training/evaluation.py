@@ -1,9 +1,9 @@
 """How much a model gains on mixtures whose sources are known, by input SNR."""
 
 import numpy as np
-from tqdm import tqdm
 
 from tasnet_np.errors import UserError
+from tasnet_np.messages import progress_bar
 from tasnet_np.network.config import SOURCES
 from tasnet_np.sound.audio_files import read
 from tasnet_np.sound.level import fit_level, rms_db
@@ -56,7 +56,7 @@ def evaluate(model, batches, *, rate=None, progress=False):
     if not batches:
         raise UserError("batches: none given; at least one is needed")
     scores, snrs_db = [], []
-    for batch in tqdm(batches, desc="evaluating", unit="batch", disable=not progress, delay=2):
+    for batch in progress_bar(batches, shown=progress, desc="evaluating", unit="batch", delay=2):
         scored = score(model, batch)
         estimates = scored.pop("estimates")
         scores.append(scored | (_at_level(estimates, batch, rate) if rate else {}))

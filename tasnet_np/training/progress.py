@@ -1,6 +1,6 @@
 """The progress bar of a run."""
 
-from tqdm import tqdm
+from tasnet_np.messages import progress_bar, say
 
 BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {unit}, {remaining} left{postfix}"
 
@@ -24,12 +24,12 @@ class Progress:
         total = goal.steps if self.by_steps else round(60 * goal.minutes)
         self.first_step, self.first_second = trainer.steps, trainer.seconds
         self.score = "-"
-        self.bar = tqdm(
+        self.bar = progress_bar(
+            shown=not quiet,
             total=total,
             initial=min(total, self._position()),
             unit="step" if self.by_steps else "s",
             mininterval=0.5,  # seconds between updates
-            disable=quiet,
             bar_format=BAR,
         )
 
@@ -61,7 +61,7 @@ class Progress:
             return
         overall = record["validation"]
         self.score = f"{overall['speech_si_snri_db']:.2f}"
-        self.bar.write(
+        say(
             f"step {record['step']}: validation SI-SNRi {self.score} dB speech, "
             f"{overall['noise_si_snri_db']:.2f} dB noise"
         )

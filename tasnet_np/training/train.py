@@ -16,6 +16,7 @@ from tasnet_np.corpus import manifest
 from tasnet_np.corpus.clips import CACHE_BYTES
 from tasnet_np.corpus.mixing import Mixer, Prefetcher
 from tasnet_np.errors import UserError
+from tasnet_np.messages import say
 from tasnet_np.network import checkpoint
 from tasnet_np.network.execution import ConvTasNet
 from tasnet_np.training.clock import Clock, Goal
@@ -66,7 +67,8 @@ def train(
     Returns
     -------
     bool
-        True if it ran to its end, False if Ctrl-C stopped it (`resume` continues).
+        True if it ran to its end, False if Ctrl-C, SIGTERM or SIGHUP stopped it (`resume` continues). Only in the
+        main thread of Python can they do that.
 
     Raises
     ------
@@ -174,22 +176,21 @@ class _Run:
         self.folder, self.trainer, self.clock = folder, trainer, clock
         self.validation = validation_set(folder, data, recipe, config.sample_rate)
         if not quiet:
-            print(describe(data.manifest))
-            print(f"model: {config.parameter_count:,} parameters at {config.sample_rate} Hz -> {folder}")
+            say(describe(data.manifest))
+            say(f"model: {config.parameter_count:,} parameters at {config.sample_rate} Hz -> {folder}")
         self.log = RunLog(folder.log_file, trainer.steps)
         self.batches = Prefetcher(mixer, recipe.batch, first=trainer.steps, workers=workers)
         self.progress = Progress(trainer, clock.goal, quiet)
 
     def to_its_end(self):
-        """Train until the goal is reached or Ctrl-C asks to stop; return whether the goal was reached."""
+        """Train until the goal is reached or a signal asks to stop; return whether the goal was reached."""
         trainer = self.trainer
-        with self.log, self.batches, stop_on_interrupt() as interrupts, self.progress:
-            is_over = self._train(interrupts)
-        if is_over:
-            trainer.fraction = 1.0
-        trainer.save(self.folder.last_checkpoint)
+        with stop_on_interrupt() as interrupts:
+            with self.log, self.batches, self.progress:
+                is_over = self._train(interrupts)
+            trainer.save(self.folder.last_checkpoint)
         if not is_over:
-            print(
+            say(
                 f"stopped after step {trainer.steps}; continue with: tasnet-np train --out {self.folder} --resume"
             )
         return is_over
@@ -199,7 +200,9 @@ class _Run:
         while not interrupts:
             fraction = self.clock.begin_step(trainer)
             if fraction >= 1 or 0 < recipe.stop_after <= trainer.without_best:
-                if trainer.steps % recipe.validate_every:
+                is_validated = trainer.fraction == 1 or trainer.steps % recipe.validate_every == 0
+                trainer.fraction = 1.0  # so that a run that ends while this is written is not validated twice
+                if not is_validated:
                     self._validate_and_save()
                 return True
             record = trainer.advance(self.batches.next(), fraction)

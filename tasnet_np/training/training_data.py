@@ -1,14 +1,12 @@
 """The recordings of a run: found, checked, opened and described."""
 
-import sys
 from dataclasses import dataclass
-
-from tqdm import tqdm
 
 from tasnet_np.corpus import layouts, manifest
 from tasnet_np.corpus.clips import Corpus, Store, open_corpus
 from tasnet_np.corpus.manifest import Manifest
 from tasnet_np.errors import UserError
+from tasnet_np.messages import warn
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ def find_recordings(data, recipe, quiet=False):
         found, problems, seed=recipe.seed, share=recipe.share, hold_out=recipe.hold_out, progress=not quiet
     )
     for problem in made.problems:
-        _warn(problem)
+        warn(problem)
     return made
 
 
@@ -70,13 +68,9 @@ def open_recordings(recordings, rate, cache_bytes):
     cache_bytes : int
         The most memory for recordings.
     """
-    store = Store(cache_bytes, _warn)
+    store = Store(cache_bytes, warn)
     training, validation = (open_corpus(recordings, part, rate, store) for part in ("training", "validation"))
     return TrainingData(recordings, training, validation)
-
-
-def _warn(problem):
-    tqdm.write(f"warning: {problem}", file=sys.stderr)
 
 
 def describe(recordings):
