@@ -3,7 +3,6 @@
 import sys
 
 from tasnet_np.commands.shared import MODEL_HELP, add_command, announce_compiling
-from tasnet_np.errors import UserError
 
 
 def add(commands):
@@ -49,18 +48,16 @@ def _streaming(options):
 
 
 def _stream(options):
+    from tasnet_np.commands.standard_streams import INPUT, OUTPUT, Bytes
     from tasnet_np.listening.stream import run
     from tasnet_np.network.checkpoint import load
 
     announce_compiling()
-    for name, file in ("standard input", sys.stdin), ("standard output", sys.stdout):
-        if file.isatty():
-            example = "arecord -f S16_LE -r 8000 | tasnet-np stream --model RUN | aplay"
-            raise UserError(f"{name}: is a terminal; put it between other programs, as in {example}")
+    sound_in, sound_out = Bytes(INPUT, sys.stdin), Bytes(OUTPUT, sys.stdout)
     run(
         load(options.model),
-        sys.stdin.buffer,
-        sys.stdout.buffer,
+        sound_in,
+        sound_out,
         lambda line: print(line, file=sys.stderr),
         raw=options.raw,
         channels=options.channels,

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import sys
 
 from tasnet_np.commands.shared import add_command, add_computing, compute_as
 from tasnet_np.errors import UserError
@@ -79,6 +80,7 @@ def _add_recipe(group):
 def _train(options):
     from tasnet_np.training.recipe import Recipe
 
+    sys.stdout.is_needed = False  # who reads the messages may leave; the training goes on
     given = vars(options)  # of the recipe only what was on the command line
     chosen = {field.name: given[field.name] for field in dataclasses.fields(Recipe) if field.name in given}
     how = _how(options)
