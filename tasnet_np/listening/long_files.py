@@ -121,6 +121,7 @@ class LongSeparation:
         try:
             self._temporary = tempfile.TemporaryFile(dir=folder)
             products, lowest, highest = self._separate()
+            self._temporary.flush()
         except OSError as error:
             raise UserError(f"{folder}: has no room for a temporary file ({error.strerror})") from error
         self._offset = products[:, 1:3, 3].T[..., None] / products[:, 3:, 3]  # (2, channels, 1) means

@@ -128,7 +128,7 @@ class AudioFile:
         path = self.path
         try:
             _check_header(path)
-            with sf.SoundFile(path) as opened:
+            with sf.SoundFile(_libsndfile_name(path)) as opened:
                 self.rate, self.channels, self.frames = opened.samplerate, opened.channels, opened.frames
                 self.format, self.subtype = opened.format, opened.subtype
                 yield opened
@@ -164,6 +164,11 @@ class AudioFile:
         return samples
 
 
+def _libsndfile_name(path):
+    """A path as its bytes: soundfile refuses a name that is not UTF-8. On Windows all names are text."""
+    return str(path) if os.name == "nt" else os.fsencode(path)
+
+
 def _check_header(path):
     """Refuse what libsndfile would mend silently or not explain: a wrong length, a rate of 0."""
     if not stat.S_ISREG(path.stat().st_mode):
@@ -189,7 +194,7 @@ def _check_header(path):
 def seconds_by_header(path):
     """Length of an audio file in seconds by its header alone; 0 where that cannot be told."""
     try:
-        info = sf.info(path)
+        info = sf.info(_libsndfile_name(path))
     except (sf.SoundFileError, TypeError):
         return 0.0
     return 0.0 if info.frames == UNKNOWN_LENGTH else info.frames / info.samplerate
@@ -252,17 +257,47 @@ def write_blocks(path, blocks, rate, channels, *, format, subtype):
     UserError
         The file cannot be written, or is larger than its format can be.
     """
-    with atomic_path(path) as temporary:
+    with atomic_path(path) as temporary, open(temporary, "r+b", buffering=0) as opened:
+        file = _Noting(opened)
         try:
-            with sf.SoundFile(temporary, "w", rate, channels, subtype, format=format) as opened:
+            with sf.SoundFile(file, "w", rate, channels, subtype, format=format) as sound:
                 for block in blocks:
-                    opened.write(block.T)
-        except (sf.SoundFileError, ValueError) as error:
+                    sound.write(block.T)
+        except (sf.SoundFileError, ValueError, AssertionError) as error:
+            file.check()
             reason = getattr(error, "error_string", error)
-            remedy = "free some disk space, or write a WAV or FLAC file"
-            raise UserError(f"{path}: cannot be written ({reason}); {remedy}") from error
+            raise UserError(f"{path}: cannot be written ({reason}); write a WAV or FLAC file") from error
+        file.check()
         if format == "WAV" and temporary.stat().st_size > LARGEST_WAV:
             raise UserError(f"{path}: would be larger than a WAV file can be; give a name in .flac")
+
+
+class _Noting:
+    """A file for libsndfile to write to. libsndfile overlooks some errors, such as a full disk at the very end.
+
+    Parameters
+    ----------
+    file : binary file without a buffer
+    """
+
+    def __init__(self, file):
+        self.seek, self.tell = file.seek, file.tell
+        self._file, self._error = file, None
+
+    def write(self, data):
+        """Write all of the data; return how many bytes that were."""
+        done = 0
+        try:
+            while done < len(data):
+                done += self._file.write(data[done:])
+        except OSError as error:
+            self._error = self._error or error
+        return done
+
+    def check(self):
+        """Raise the first OSError of a write."""
+        if self._error:
+            raise self._error
 
 
 def _encoding(path, format, subtype):

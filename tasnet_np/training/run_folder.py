@@ -11,6 +11,7 @@ RUN/best.npz         the model with the highest validation SI-SNRi so far
 import contextlib
 import dataclasses
 import json
+import os
 import types
 import typing
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from pathlib import Path
 from tasnet_np.corpus import manifest
 from tasnet_np.errors import UserError
 from tasnet_np.network.config import Config
-from tasnet_np.safe_files import atomic_path, lock, remove_temporaries
+from tasnet_np.safe_files import atomic_path, check_is_file, in_one_line, lock, remove_temporaries
 from tasnet_np.sound.augmentation import Augmentation
 from tasnet_np.training.clock import Goal
 from tasnet_np.training.recipe import Recipe
@@ -38,7 +39,7 @@ class RunData:
     @classmethod
     def at(cls, **paths):
         """The same from paths of any kind; what is None or empty stays as it is."""
-        return cls(**{name: path and str(Path(path).resolve()) for name, path in paths.items()})
+        return cls(**{name: path and os.path.realpath(path) for name, path in paths.items()})
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ class RunFolder:
         UserError
             There is no run, or its config.json is damaged.
         """
+        check_is_file(self.config_file)
         try:
             stored = json.loads(self.config_file.read_text())
             later = dataclasses.asdict(
@@ -97,10 +99,12 @@ class RunFolder:
             stored["recipe"] = later | stored["recipe"]
             kinds = {"config": Config, "recipe": Recipe, "goal": Goal, "data": RunData}
             return RunSettings(**{name: _build(kind, stored[name]) for name, kind in kinds.items()})
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             raise UserError(
                 f"{self}: is not the folder of a training run (no config.json); check --out"
             ) from None
+        except OSError as error:
+            raise UserError(in_one_line(error)) from error
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"{self.config_file}: is damaged ({error}); restore it, or train a new run"
@@ -128,12 +132,28 @@ class RunFolder:
         ------
         UserError
             It cannot be made, is used already, or another program has it.
+
+        What goes wrong before there is a config.json leaves nothing behind, so that the same call can be made again.
         """
         with writing_to(self.path):
+            new = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
             self.path.mkdir(parents=True, exist_ok=True)
         with lock(self.path):
             self.check_unused()
-            yield
+            try:
+                yield
+            except BaseException:
+                if not self.config_file.exists():  # nothing that could be resumed
+                    self._remove(new)
+                raise
+
+    def _remove(self, folders):
+        """Remove what there is of a run without config.json, and these folders if they are empty then."""
+        with contextlib.suppress(OSError):
+            self.manifest_file.unlink()
+        for folder in folders:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
     @contextlib.contextmanager
     def take_over(self):

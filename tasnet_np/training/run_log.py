@@ -13,7 +13,7 @@ except ImportError:  # Windows has none
     resource = None
 
 from tasnet_np.errors import UserError
-from tasnet_np.safe_files import atomic_path
+from tasnet_np.safe_files import atomic_path, check_is_file
 from tasnet_np.training.run_folder import writing_to
 
 
@@ -40,16 +40,19 @@ class RunLog:
             temporary.write_text("".join(f"{line}\n" for line in kept))
 
     def __enter__(self):
-        self.file = open(self.path, "a", buffering=1)  # a line at a time
+        with writing_to(self.path):
+            self.file = open(self.path, "ab", buffering=0)  # nothing is left to write when it is closed
         return self
 
     def __exit__(self, *_):
         self.file.close()
 
     def write(self, record):
-        """Add a line. Raises UserError where the disk is full."""
+        """Add a line. Raises UserError where the disk is full; it may have taken a part of the line then."""
+        data = memoryview(f"{json.dumps(record)}\n".encode())
         with writing_to(self.path):
-            self.file.write(json.dumps(record) + "\n")
+            while data:
+                data = data[self.file.write(data) :]
 
 
 def read_log(path):
@@ -68,6 +71,7 @@ def read_log(path):
     UserError
         The file cannot be read, is cut short, or has no validation yet.
     """
+    check_is_file(path)
     try:
         records = [json.loads(line) for line in path.read_text().splitlines()]
     except OSError as error:
@@ -92,7 +96,7 @@ def recorded_times(path, step):
 
 def _readable(path):
     """(line, record) of every whole line. The last one may be cut short, where the run was killed."""
-    for line in path.read_text().splitlines() if path.exists() else ():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
         try:
             record = json.loads(line)
         except ValueError:

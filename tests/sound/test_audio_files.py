@@ -7,6 +7,7 @@ import struct
 import numpy as np
 import pytest
 import soundfile as sf
+from small_disk import empty, room_for, small_disk
 
 from tasnet_np.errors import UserError
 from tasnet_np.sound import audio_files
@@ -297,3 +298,47 @@ def test_seconds_by_the_header(tmp_path):
     contents[22:26] = bytes(4)  # the count of samples in STREAMINFO: 0 stands for unknown
     (tmp_path / "c.flac").write_bytes(contents)
     assert audio_files.seconds_by_header(tmp_path / "c.flac") == 0
+
+
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere, all names are text")
+def test_names_that_are_not_text(tmp_path):
+    path = tmp_path / os.fsdecode(b"\xff.wav")
+    samples = 0.1 * noise(1000, 1)
+    audio_files.write(path, samples, RATE)
+    assert os.listdir(os.fsencode(tmp_path)) == [b"\xff.wav"]
+    whole = audio_files.read(path).samples
+    assert np.abs(whole - samples).max() < 1e-4
+    assert np.array_equal(audio_files.AudioFile(path).read_part(10, 20), whole[:, 10:20])
+    assert audio_files.seconds_by_header(path) == 1000 / RATE
+    other = tmp_path / os.fsdecode(b"\xfe.flac")
+    audio_files.write_blocks(other, [whole], RATE, 1, format="FLAC", subtype="PCM_16")
+    assert np.array_equal(audio_files.read(other).samples, whole)
+    path.write_bytes(b"not audio")
+    refused(path, "not readable as audio")
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".mp3", ".aiff"])
+def test_a_disk_that_fills_up_at_any_place_of_a_file_written_in_blocks(tmp_path, suffix):
+    """libsndfile overlooks an error at the very end: the file would lack its last samples, and nobody would know."""
+    format, subtype = audio_files.FORMATS[suffix]
+    blocks = [0.1 * noise(5000, 1, seed=seed) for seed in range(8)]
+    ended = set()
+    with small_disk(tmp_path / "disk") as disk:
+        path = disk / f"a{suffix}"
+        for free in range(0, 100_000, 4096):
+            empty(disk)
+            with room_for(free, disk):
+                try:
+                    audio_files.write_blocks(path, blocks, RATE, 1, format=format, subtype=subtype)
+                    ended.add("whole")
+                except UserError as error:
+                    ended.add("refused")
+                    assert str(error).startswith(
+                        f"{path}: cannot be written (No space left on device); free some"
+                    )
+            assert not list(disk.glob(".*"))
+            if path.exists():
+                assert audio_files.read(path).samples.shape[1] >= 40_000
+            else:
+                assert "whole" not in ended
+    assert ended == {"whole", "refused"}

@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 from killing import records, run_with_kills, start
+from small_disk import empty, room_for, small_disk
 
 from tasnet_np import UserError
 from tasnet_np.commands.main import main
@@ -145,20 +147,50 @@ def test_a_log_that_cannot_grow(recordings, tmp_path, monkeypatch):
 
     class Full(module.RunLog):
         def __enter__(self):
-            self.file = open("/dev/full", "w", buffering=1)
+            self.file = open("/dev/full", "ab", buffering=0)
             return self
-
-        def __exit__(self, *_):
-            try:
-                self.file.close()
-            except OSError:
-                pass
 
     monkeypatch.setattr(module, "RunLog", Full)
     with pytest.raises(
         UserError, match="log.jsonl: cannot be written .No space left on device.; free some space"
     ):
         train(recordings / "speech", recordings / "noise", tmp_path / "run", CONFIG, RECIPE, steps=4)
+
+
+@pytest.mark.parametrize("validate_every", [1000, 20])
+def test_a_disk_that_fills_up_at_any_place_of_a_run(recordings, tmp_path, validate_every):
+    """One line; and once there is room, the run comes to the same end as one that was not disturbed."""
+    recipe = dataclasses.replace(
+        RECIPE, batch=1, seconds=0.1, validate_every=validate_every, validation_mixtures=1
+    )
+    common = {"config": CONFIG, "recipe": recipe, "steps": 50, "quiet": True}
+    folders = recordings / "speech", recordings / "noise"
+    whole, failed_at = tmp_path / "whole", set()
+    train(*folders, whole, **common)
+    with small_disk(tmp_path / "disk") as disk:
+        out = disk / "run"
+        for free in range(0, 300_000, 3 * 4096):
+            empty(disk)
+            with room_for(free, disk):
+                try:
+                    train(*folders, out, **common)
+                    break
+                except UserError as error:
+                    failed_at.add(
+                        re.fullmatch(rf"{disk}/run/([a-z.]+): cannot be written \(No space .*", str(error))[1]
+                    )
+                assert not list(out.glob(".*"))
+            if (out / "config.json").exists():
+                assert resume(out, quiet=True) is True
+            else:
+                assert train(*folders, out, **common) is True
+            assert records(out) == records(whole)
+            for name in ("best.npz", "last.npz"):
+                one, other = (checkpoint.read(folder / name).model.params for folder in (out, whole))
+                assert all(one[key].tobytes() == other[key].tobytes() for key in one)
+        else:
+            pytest.fail("the disk was always full")
+    assert {"manifest.json", "validation.npz", "log.jsonl", "best.npz", "last.npz"} <= failed_at
 
 
 def test_the_recordings_vanish_during_a_run(recordings, tmp_path, monkeypatch):
