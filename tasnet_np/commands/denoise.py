@@ -3,6 +3,8 @@
 import json
 import os
 import sys
+from collections import Counter
+from pathlib import Path
 
 from tasnet_np.commands.shared import MODEL_HELP, add_command, add_computing, compute_as
 
@@ -36,10 +38,7 @@ def _denoise(options):
     from tasnet_np.listening.denoise import denoise_files
     from tasnet_np.network.checkpoint import load
 
-    if options.plot:
-        from tasnet_np.reports.plots import check_suffix
-
-        check_suffix(options.plot if _is_one_file(options) else "a.png")
+    pictures = _pictures(options) if options.plot else []
     device = compute_as(options)
     written = denoise_files(
         options.inputs,
@@ -49,8 +48,11 @@ def _denoise(options):
         segment_seconds=options.segment_seconds,
         progress=sys.stderr.isatty() and not options.quiet,
     )
-    if options.plot:
-        written += _plot_before_and_after(options, written)
+    for source, place, picture in pictures:
+        folders = filter(None, (options.output, options.noise_out))
+        outputs = written if _is_one_file(options) else [Path(folder, place) for folder in folders]
+        _plot_before_and_after(picture, source, outputs)
+    written += [picture for _, _, picture in pictures]
     if options.json:
         print(json.dumps([str(path) for path in written], indent=1))
     elif not options.quiet:
@@ -64,27 +66,38 @@ def _is_one_file(options):
     return len(options.inputs) == 1 and not os.path.isdir(options.inputs[0])
 
 
-def _plot_before_and_after(options, written):
-    """A picture for every recording denoised: the first channel before and after. Returns the pictures."""
-    from pathlib import Path
+def _pictures(options):
+    """For every recording: it, its place below a folder, and its picture. What cannot be written is refused.
 
+    A picture has its recording's name and its place below the folder. Where another recording there differs in the
+    suffix only, the suffix is a part of the name.
+    """
+    from tasnet_np.listening.denoise import find_inputs
+    from tasnet_np.reports.plots import check_suffix
+    from tasnet_np.safe_files import check_folder, check_target
+
+    found, _ = find_inputs(options.inputs)
+    if _is_one_file(options):
+        pictures = [Path(options.plot)]
+    else:
+        short = [place.with_suffix(".png") for _, place in found]
+        long = [place.with_name(f"{place.name}.png") for _, place in found]
+        taken = Counter(short + long)
+        pictures = [Path(options.plot, s if taken[s] == 1 else l) for s, l in zip(short, long)]
+    for picture in pictures:
+        check_suffix(picture)
+        check_folder(picture.parent)  # it is made if needed
+        if picture.parent.is_dir():
+            check_target(picture)
+    return [(*one, picture) for one, picture in zip(found, pictures)]
+
+
+def _plot_before_and_after(picture, source, outputs):
+    """Draw the first channel of a recording before and after."""
     from tasnet_np.reports.plots import spectrograms
-    from tasnet_np.sound.audio_files import find_audio, read
+    from tasnet_np.sound.audio_files import read
 
-    sources = []
-    for path in map(Path, options.inputs):
-        sources += find_audio(path)[0] if path.is_dir() else [path]
-    per_source = 2 if options.noise_out else 1
-    pictures = []
-    for source, first in zip(sources, range(0, len(written), per_source)):
-        recordings = {"before": read(source), "after": read(written[first])}
-        if per_source == 2:
-            recordings["removed"] = read(written[first + 1])
-        name = written[first].with_suffix(".png").name
-        picture = Path(options.plot) if _is_one_file(options) else Path(options.plot, name)
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        spectrograms(
-            picture, {title: r.samples[0] for title, r in recordings.items()}, recordings["before"].rate
-        )
-        pictures.append(picture)
-    return pictures
+    recordings = {"before": read(source)} | dict(zip(("after", "removed"), map(read, outputs)))
+    first_channels = {title: recording.samples[0] for title, recording in recordings.items()}
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    spectrograms(picture, first_channels, recordings["before"].rate)

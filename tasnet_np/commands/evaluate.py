@@ -92,6 +92,10 @@ def _all_of_the_folders(options, rate):
 def _compare(options):
     from tasnet_np.training.evaluation import compare
 
+    if options.plot:
+        from tasnet_np.reports.plots import check_picture
+
+        check_picture(options.plot)
     rows, recordings = compare(options.clean, options.files)
     if options.plot:
         from tasnet_np.reports.plots import spectrograms

@@ -35,9 +35,15 @@ def add(commands):
 
 def _prepare(options):
     from tasnet_np.corpus import manifest
+    from tasnet_np.safe_files import check_target
 
     if not (options.corpus or options.speech or options.noise):
         raise UserError("prepare: give the folder of a corpus, or --speech DIR and --noise DIR")
+    check_target(options.out)
+    if options.plot:
+        from tasnet_np.reports.plots import check_picture, recordings
+
+        check_picture(options.plot)
     found, problems = _find(options)
     made = manifest.make_manifest(
         found,
@@ -50,8 +56,6 @@ def _prepare(options):
     )
     manifest.save(made, options.out)
     if options.plot:
-        from tasnet_np.reports.plots import recordings
-
         recordings(options.plot, made)
     if not options.quiet:
         for problem in made.problems:

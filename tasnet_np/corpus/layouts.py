@@ -6,11 +6,13 @@ its noisy partner. No audio file is opened here. So a hundred thousand files tak
 
 import csv
 import itertools
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from tasnet_np.errors import UserError
+from tasnet_np.safe_files import check_is_file
 from tasnet_np.sound.audio_files import find_audio
 
 ROOT_SPEAKER = "."  # speaker of the files that lie directly in the speech folder
@@ -60,7 +62,7 @@ def folders(speech, noise=None, rooms=None):
         (kind, folder) for kind, folder in (("speech", speech), ("noise", noise), ("room", rooms)) if folder
     ]
     for (kind, first), (_, second) in itertools.combinations(given, 2):
-        a, b = Path(first).resolve(), Path(second).resolve()
+        a, b = (Path(os.path.realpath(folder)) for folder in (first, second))
         if a.is_relative_to(b) or b.is_relative_to(a):
             raise UserError(f"{second}: overlaps the {kind} folder {first}; keep them apart")
     found, problems = [], []
@@ -164,19 +166,39 @@ def librimix(root):
 
 def _sources_in(table):
     """Yield kind, speaker, part and file name of each source that a table of LibriMix lists."""
-    with open(table, newline="", encoding="utf-8") as opened:
-        rows = csv.DictReader(opened)
-        if not {"mixture_ID", "source_1_path", "noise_path"} <= set(rows.fieldnames or ()):
-            return  # another kind of table
-        part = next((SUBSETS[word] for word in re.findall(r"train|dev|test", table.stem)), "")
-        for row in rows:
-            speakers = [utterance.split("-")[0] for utterance in row["mixture_ID"].split("_")]
-            for column, name in row.items():
-                source = re.fullmatch(r"source_(\d)_path", column or "")
-                if name and source:
-                    yield "speech", speakers[int(source[1]) - 1], part, name
-                elif name and column == "noise_path":
-                    yield "noise", "", part, name
+    rows = _rows_of(table)
+    if not rows or not {"mixture_ID", "source_1_path", "noise_path"} <= set(rows[0]):
+        return  # another kind of table
+    part = next((SUBSETS[word] for word in re.findall(r"train|dev|test", table.stem)), "")
+    for row in rows:
+        speakers = [utterance.split("-")[0] for utterance in (row["mixture_ID"] or "").split("_")]
+        for column, name in row.items():
+            source = re.fullmatch(r"source_(\d)_path", column or "")
+            if name and source:
+                number = int(source[1])
+                if not 0 < number <= len(speakers):
+                    raise UserError(
+                        f"{table}: mixture {row['mixture_ID']!r} has no source {number}; correct it"
+                    )
+                yield "speech", speakers[number - 1], part, name
+            elif name and column == "noise_path":
+                yield "noise", "", part, name
+
+
+def _rows_of(table):
+    """The rows of a CSV file, each as a dict by column."""
+    check_is_file(table)
+    try:
+        with open(
+            table, newline="", encoding="utf-8-sig"
+        ) as opened:  # some programs begin a file with a mark
+            return list(csv.DictReader(opened))
+    except UnicodeDecodeError:
+        raise UserError(f"{table}: is not UTF-8 text; save it as UTF-8") from None
+    except csv.Error as error:
+        raise UserError(
+            f"{table}: is not a table of comma-separated values ({error}); copy it again"
+        ) from None
 
 
 def clean_and_noise(root):

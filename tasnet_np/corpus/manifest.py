@@ -13,17 +13,18 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from tasnet_np.corpus.layouts import PARTS
 from tasnet_np.errors import UserError
-from tasnet_np.safe_files import atomic_path
+from tasnet_np.messages import progress_bar
+from tasnet_np.safe_files import atomic_path, check_is_file, in_one_line
 from tasnet_np.sound.audio_files import UNKNOWN_LENGTH, AudioFile, check_finite
 
 FORMAT, VERSION = "tasnet_np manifest", 1
@@ -98,18 +99,21 @@ def inspect(found, *, contents=True, progress=False, threads=2):
     problems : list of str
         One line for each file that was left out, as it is broken or silent.
     """
-    folders = sorted({str(one.folder.resolve()) for one in found})
-    numbers = {one.folder: folders.index(str(one.folder.resolve())) for one in found}
+    absolute = {one.folder: os.path.realpath(one.folder) for one in found}
+    folders = sorted(set(absolute.values()))
+    numbers = {folder: folders.index(path) for folder, path in absolute.items()}
 
     def entry_or_problem(one):
         try:
             return _inspect_one(one, numbers[one.folder], contents)
-        except UserError as error:
-            return f"skipped {error}"
+        except (ValueError, OSError) as error:
+            problem = in_one_line(error) if isinstance(error, OSError) else str(error)
+            return f"skipped {problem if one.path in problem else f'{one.folder / one.path}: {problem}'}"
 
     with ThreadPoolExecutor(threads) as pool:
         each = pool.map(entry_or_problem, found)
-        results = list(tqdm(each, desc="inspecting", total=len(found), unit="file", disable=not progress))
+        bar = progress_bar(each, shown=progress, desc="inspecting", total=len(found), unit="file")
+        results = list(bar)
     entries = [result for result in results if isinstance(result, Entry)]
     return folders, entries, [result for result in results if isinstance(result, str)]
 
@@ -347,6 +351,7 @@ def load(path):
     UserError
         The file is missing, damaged, of another version or not a manifest.
     """
+    check_is_file(path)
     try:
         stored = json.loads(Path(path).read_text(encoding="utf-8"))
         if stored["format"] != FORMAT:

@@ -4,17 +4,18 @@ A recording that fits into memory goes through `separate.separate` as a whole, a
 """
 
 import contextlib
+import itertools
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from tasnet_np.errors import UserError
 from tasnet_np.listening.long_files import LongSeparation, Segments
 from tasnet_np.listening.separate import separate
+from tasnet_np.messages import progress_bar, warn
 from tasnet_np.network.streaming import Streamer
+from tasnet_np.safe_files import check_folder, check_target, in_one_line
 from tasnet_np.sound.audio_files import (
     FORMATS,
     UNLIMITED,
@@ -77,21 +78,22 @@ def denoise_files(inputs, model, output, *, noise_out=None, segment_seconds=None
     """
     jobs, skipped = _jobs(inputs, output, noise_out)
     if skipped:
-        _warn(f"skipped {len(skipped)} non-audio files, such as {skipped[0]}")
+        warn(f"skipped {len(skipped)} non-audio files, such as {skipped[0]}")
     written, problems, narrowed = [], [], 0
-    for path, outputs in tqdm(jobs, desc="denoising", unit="file", disable=not progress):
+    for path, outputs in progress_bar(jobs, shown=progress, desc="denoising", unit="file"):
         try:
             rate = _denoise_file(path, outputs, model, segment_seconds)
-        except (UserError, OSError, MemoryError) as error:
-            problems.append(str(error) if str(path) in str(error) else f"{path}: {error}")
+        except (ValueError, OSError, MemoryError) as error:
+            problem = in_one_line(error) if isinstance(error, OSError) else str(error)
+            problems.append(problem if str(path) in problem else f"{path}: {problem}")
             if len(jobs) > 1:
-                _warn(problems[-1])
+                warn(problems[-1])
             continue
         written.extend(outputs)
         narrowed += rate > model.config.sample_rate
     if narrowed:
         nyquist = f"{model.config.sample_rate / 2000:g} kHz, half the model's sample rate"
-        _warn(f"{narrowed} of {len(jobs)} files lost all above {nyquist}")
+        warn(f"{narrowed} of {len(jobs)} files lost all above {nyquist}")
     if problems:
         summary = f"{len(problems)} of {len(jobs)} files could not be denoised; see the lines above"
         raise UserError(problems[0] if len(jobs) == 1 else summary)
@@ -138,18 +140,18 @@ def _network_for_blocks(file, model, segment_seconds):
         return Segments(model, file.channels, segment_seconds)
     if needed > WHOLE_BYTES:
         remedy = "--segment-seconds 30 needs less"
-        _warn(f"{file.path}: needs {needed / 1e9:.1f} GB of memory, as the model is not causal; {remedy}")
+        warn(f"{file.path}: needs {needed / 1e9:.1f} GB of memory, as the model is not causal; {remedy}")
     return None
 
 
 def _scale(file, encodings, silent, mixture_peak, peak):
     """The common gain that keeps the outputs from clipping. A line tells of it, and of a silent recording."""
     if silent:
-        _warn(f"{file.path}: is silent; written as silence")
+        warn(f"{file.path}: is silent; written as silence")
     # If the recording exceeds 1 and the outputs can hold more than 1, the outputs may exceed 1 as well.
     if peak <= PEAK or (mixture_peak > 1 and all(subtype in UNLIMITED for _, subtype in encodings)):
         return 1.0
-    _warn(f"{file.path}: the output would clip; lowered by {20 * np.log10(peak / PEAK):.2f} dB")
+    warn(f"{file.path}: the output would clip; lowered by {20 * np.log10(peak / PEAK):.2f} dB")
     return PEAK / peak
 
 
@@ -162,7 +164,7 @@ def _encoding(file, output):
 
 def _jobs(inputs, output, noise_out):
     """Pairs of an input and its outputs, speech first, all of them checked; and the files that are no audio."""
-    found, skipped = _find(inputs)
+    found, skipped = find_inputs(inputs)
     one_file = len(inputs) == 1 and not os.path.isdir(inputs[0])
     given = [path for path in (output, noise_out) if path is not None]
     paths = [path for path, _ in found]
@@ -173,8 +175,24 @@ def _jobs(inputs, output, noise_out):
     return list(zip(paths, zip(*outputs))), skipped
 
 
-def _find(inputs):
-    """Pairs of an audio file and its place below an output folder; and the files that are no audio."""
+def find_inputs(inputs):
+    """Pairs of an audio file and its place below an output folder; and the files that are no audio.
+
+    Parameters
+    ----------
+    inputs
+        As for `denoise_files`.
+
+    Returns
+    -------
+    found : list of (Path, Path)
+    skipped : list of Path
+
+    Raises
+    ------
+    UserError
+        There is no input, an input is missing, or a folder has no audio.
+    """
     if not inputs:
         raise UserError("inputs: none given; name an audio file or a folder")
     found, skipped = [], []
@@ -205,7 +223,7 @@ def _outputs(found, output, one_file):
 
 def _check_outputs(paths, outputs):
     """Refuse outputs that are inputs, that coincide, or whose folder cannot be written to."""
-    input_files = {_identity(path) for path in paths}
+    input_files = {_identity(path) for path in paths if os.path.exists(path)}
     taken = {}
     for path, output in [pair for of_one_source in outputs for pair in zip(paths, of_one_source)]:
         if os.path.exists(output) and _identity(output) in input_files:
@@ -216,11 +234,10 @@ def _check_outputs(paths, outputs):
             raise UserError(f"{output}: {both}; keep them apart")
         taken[place] = path
     for folder in {output.parent for of_one_source in outputs for output in of_one_source}:
-        existing = next(path for path in (folder, *folder.parents) if os.path.exists(path))
-        if not os.path.isdir(existing):
-            raise UserError(f"{existing}: is a file, not a folder; give another output")
-        if not os.access(existing, os.W_OK | os.X_OK):
-            raise UserError(f"{existing}: is not writable; choose a folder that you may write to")
+        check_folder(folder)
+    for output in itertools.chain(*outputs):
+        if output.parent.is_dir():
+            check_target(output)
 
 
 def _check_outside(output, inputs):
@@ -235,8 +252,3 @@ def _identity(path):
     """A key of the file at a path: equal for two names (links) of one file."""
     status = os.stat(path)
     return status.st_dev, status.st_ino
-
-
-def _warn(line):
-    """Print a line on standard error, above the progress bar if there is one."""
-    tqdm.write(f"warning: {line}", file=sys.stderr)

@@ -22,7 +22,7 @@ from tasnet_np.compute.arrays import move
 from tasnet_np.errors import UserError
 from tasnet_np.network.config import Config
 from tasnet_np.network.execution import ConvTasNet
-from tasnet_np.safe_files import atomic_path
+from tasnet_np.safe_files import atomic_path, check_is_file
 
 FORMAT, VERSION = "tasnet_np checkpoint", 1
 PRETRAINED = Path(__file__).parents[1] / "pretrained" / "small.npz"
@@ -131,6 +131,7 @@ def read_arrays(file):
     ------
     UserError : no such file; a damaged or foreign one
     """
+    check_is_file(file)
     try:
         with np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}

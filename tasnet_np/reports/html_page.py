@@ -3,16 +3,27 @@
 import base64
 import html
 import io
+import re
+import warnings
 
 import numpy as np
 import soundfile as sf
 
+from tasnet_np.messages import printable
 from tasnet_np.reports.plots import RANGE_DB, figure, spectrogram
 
 
 def page(title, sections):
     """The whole page, from a title in plain text and its parts in HTML."""
-    return PAGE.replace("{title}", html.escape(title)).replace("{body}", "\n".join(sections))
+    parts = {"title": text_in_html(title), "body": "\n".join(sections)}
+    return re.sub(
+        r"{(title|body)}", lambda place: parts[place[1]], PAGE
+    )  # once: a part may have such words in it
+
+
+def text_in_html(text):
+    """Any text, such as the name of a file, so that a page shows it as it is."""
+    return html.escape(printable(text))
 
 
 def section(title, text, *pieces, kind="pictures"):
@@ -22,22 +33,24 @@ def section(title, text, *pieces, kind="pictures"):
 
 def table(head, rows):
     """Rows of a name and its values, the numbers among them with sign and two decimals."""
-    cells = "".join(f"<th>{html.escape(str(name))}</th>" for name in head)
+    cells = "".join(f"<th>{text_in_html(name)}</th>" for name in head)
     lines = [f"<tr>{cells}</tr>"] if head else []
     for first, *values in rows:
-        shown = (f"{value:+.2f}" if isinstance(value, float) else html.escape(str(value)) for value in values)
+        shown = (f"{value:+.2f}" if isinstance(value, float) else text_in_html(value) for value in values)
         cells = "".join(f"<td>{value}</td>" for value in shown)
-        lines.append(f"<tr><th>{html.escape(str(first))}</th>{cells}</tr>")
+        lines.append(f"<tr><th>{text_in_html(first)}</th>{cells}</tr>")
     return f'<div class="scroll"><table>{"".join(lines)}</table></div>'
 
 
 def picture(drawing, description, wide=False):
     """A figure as an inline picture."""
     buffer = io.BytesIO()
-    drawing.savefig(buffer, format="webp", dpi=150, pil_kwargs={"quality": 85})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # as in a picture of its own
+        drawing.savefig(buffer, format="webp", dpi=150, pil_kwargs={"quality": 85})
     data = base64.b64encode(buffer.getvalue()).decode()
     kind = ' class="wide"' if wide else ""
-    return f'<img{kind} alt="{html.escape(description)}" src="data:image/webp;base64,{data}">'
+    return f'<img{kind} alt="{text_in_html(description)}" src="data:image/webp;base64,{data}">'
 
 
 def spectrogram_picture(signal, rate, top_db, name):

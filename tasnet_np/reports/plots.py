@@ -3,15 +3,18 @@
 Matplotlib takes a while to import. So only the functions that draw import it.
 """
 
+import warnings
 from pathlib import Path
 
 import numpy as np
 
 from tasnet_np.errors import UserError
-from tasnet_np.safe_files import atomic_path
+from tasnet_np.messages import printable
+from tasnet_np.safe_files import atomic_path, check_target
 
 WINDOW_SECONDS = 0.032  # shows the harmonics of a voice, and still its syllables
 RANGE_DB = 80.0  # from the loudest point down to the end of the colour scale
+TITLE = 70  # most characters of a title
 SMALLEST = 1e-10  # of the amplitude, so that silence has a logarithm
 
 
@@ -57,12 +60,17 @@ def spectrograms(path, signals, rate):
             aspect="auto",
             extent=(0, len(signals[title]) / rate, 0, rate / 2000),
         )
-        ax.set_title(title, loc="left")
+        ax.set_title(_short(printable(title)), loc="left", parse_math=False)  # names of files may have a $
         ax.set_ylabel("frequency (kHz)")
     axes[-1].set_xlabel("time (s)")
     drawing.colorbar(image, ax=axes, label="level (dB re full-scale sine)")
     _save(drawing, path)
     return drawing
+
+
+def _short(title):
+    """The end of a long title: a wide one would leave no room for the picture."""
+    return title if len(title) <= TITLE else f"…{title[1 - TITLE :]}"
 
 
 def spectrogram(signal, rate):
@@ -103,10 +111,19 @@ def check_suffix(path):
         raise UserError(f"{path}: not a kind of picture; use .png, .pdf or .svg")
 
 
+def check_picture(path):
+    """Refuse a picture that cannot be written, before any work."""
+    check_suffix(path)
+    check_target(path)
+
+
 def _save(drawing, path):
     """Write the figure in the format of the path's suffix."""
     check_suffix(path)
-    with atomic_path(path) as temporary:
+    with atomic_path(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", "Glyph"
+        )  # a name in letters that the font lacks: boxes stand for them
         drawing.savefig(temporary, dpi=150)
 
 

@@ -7,15 +7,16 @@ The examples are mixtures of the speakers and noises that the run held out.
 """
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from tasnet_np.corpus.clips import Store, open_corpus
 from tasnet_np.corpus.mixing import fixed_batches
 from tasnet_np.errors import UserError
+from tasnet_np.messages import progress_bar
 from tasnet_np.network import checkpoint
 from tasnet_np.reports.html_page import page, section
 from tasnet_np.reports.report_sections import (
@@ -28,7 +29,7 @@ from tasnet_np.reports.report_sections import (
     scores,
     summary,
 )
-from tasnet_np.safe_files import atomic_path
+from tasnet_np.safe_files import atomic_path, check_is_file, check_target, in_one_line
 from tasnet_np.training.evaluation import score
 from tasnet_np.training.recipe import VALIDATION_SNRS_DB
 from tasnet_np.training.run_folder import RunFolder
@@ -109,6 +110,8 @@ def report(run, out=None, *, baselines=None, per_snr=PER_SNR, seconds=SECONDS, p
     """
     folder = RunFolder(run)
     settings = folder.read()
+    out = Path(out or folder.path / "report.html")
+    check_target(out)
     config = settings.config
     model = checkpoint.load(folder.path)
     log = read_log(folder.log_file)
@@ -128,15 +131,16 @@ def report(run, out=None, *, baselines=None, per_snr=PER_SNR, seconds=SECONDS, p
         section("Gradients", "Norm of the gradient by part of the network, before clipping.", *gradients(log)),
         section("Configuration", f"Seed {settings.recipe.seed}.", configuration(settings)),
     ]  # fmt: skip
-    out = Path(out or folder.path / "report.html")
     with atomic_path(out) as temporary:
-        temporary.write_text(page(f"{folder.path.resolve().name}: report", sections), encoding="utf-8")
+        temporary.write_text(
+            page(f"{Path(os.path.realpath(folder.path)).name}: report", sections), encoding="utf-8"
+        )
     return out
 
 
 def measure(model, batches, progress=False):
     """Scores of a model on mixtures."""
-    bar = tqdm(batches, desc="listening", unit="batch", disable=not progress)
+    bar = progress_bar(batches, shown=progress, desc="listening", unit="batch")
     improvements = [score(model, batch)["si_snri"][:, 0] for batch in bar]
     stacked = (
         np.concatenate([getattr(batch, name) for batch in batches])
@@ -151,9 +155,12 @@ def _read_baselines(run, path, count):
     path = path or (run / "baselines.json" if (run / "baselines.json").exists() else None)
     if path is None:
         return {}
+    check_is_file(path)
     try:
         read = {name: np.array(values, float) for name, values in json.loads(Path(path).read_text()).items()}
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+    except OSError as error:
+        raise UserError(in_one_line(error)) from None
+    except (ValueError, AttributeError, TypeError) as error:
         raise UserError(
             f"{path}: cannot be used ({error}); make it with tests/benchmarks/baselines.py"
         ) from None

@@ -1,6 +1,5 @@
 """The sections of the report. Each function returns HTML: a section, several, or the pieces of one."""
 
-import html
 import re
 from dataclasses import asdict
 from pathlib import Path
@@ -8,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from tasnet_np.listening.separate import separate
+from tasnet_np.messages import printable
 from tasnet_np.network.config import SOURCES
-from tasnet_np.reports.html_page import picture, section, spectrogram_picture, table, wav
+from tasnet_np.reports.html_page import picture, section, spectrogram_picture, table, text_in_html, wav
 from tasnet_np.reports.plots import figure, spectrogram
 
 FEW_TYPES = 12  # so many kinds of noise are shown, the best and the worst of them
@@ -70,13 +70,17 @@ def scores(result):
     rows.append(["all", *(result.si_snri[m].mean() for m in methods)])
     by_snr = figure()
     ax = by_snr.subplots()
-    for method in methods:
-        ax.plot(
-            snrs, [result.si_snri[method][result.snr_db == snr].mean() for snr in snrs], "o-", label=method
-        )
+    lines = [
+        ax.plot(snrs, [result.si_snri[method][result.snr_db == snr].mean() for snr in snrs], "o-")[0]
+        for method in methods
+    ]
     ax.axhline(0, color="black", linewidth=0.8)
     ax.set(xlabel="input SNR (dB)", ylabel="SI-SNRi of the speech (dB)")
-    by_snr.legend(loc="outside lower center", ncols=2)
+    legend = by_snr.legend(
+        lines, [printable(method) for method in methods], loc="outside lower center", ncols=2
+    )
+    for label in legend.get_texts():
+        label.set_parse_math(False)  # a method may have a $ in its name
     kinds = np.array(noise_kinds(result.names))
     typed = [[kind, *(result.si_snri[m][kinds == kind].mean() for m in methods)] for kind in np.unique(kinds)]
     typed.sort(key=lambda row: -row[1])
@@ -112,7 +116,7 @@ def examples(model, result, rate):
                 "</figure>"
             )
         improvement = result.si_snri["this model"][index]
-        text = f"{html.escape(result.names[index])}. SI-SNRi {improvement:+.1f} dB."
+        text = f"{text_in_html(result.names[index])}. SI-SNRi {improvement:+.1f} dB."
         sections.append(section(f"{title} example", text, *cards, kind="players"))
     return sections
 
